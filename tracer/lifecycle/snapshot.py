@@ -1,0 +1,141 @@
+"""What is known of a trace at one moment, in counts: the graph gives one, a capture file gives the same one back.
+
+``summary`` turns it into the finished model.  Bounded: living children and standing zombies are folded in only when
+the snapshot is taken; whatever was released is a count in a ``Group`` or a ``Tally``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tracer.lifecycle.task import Fate, Task, pid_of
+
+MAX_NAMES = 32  # different parents, commands, exits kept a group; the rest is counted as "(other)"
+MAX_EXAMPLES = 10
+
+
+class LatencyHistogram:
+    """Log-linear counts of nanoseconds: 16 steps an octave, so a percentile is at most 6.25 % high."""
+
+    __slots__ = ("counts", "max_ns", "total")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        self.total = 0
+        self.max_ns = 0
+
+    def add(self, ns: int) -> None:
+        ns = max(ns, 0)
+        shift = max(ns.bit_length() - 5, 0)
+        bucket = shift << 5 | ns >> shift
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        self.total += 1
+        self.max_ns = max(self.max_ns, ns)
+
+    def percentile(self, fraction: float) -> int | None:
+        """The upper edge of the bucket that holds the given fraction, in ns; None when empty."""
+        rank = fraction * self.total
+        seen = 0
+        for bucket in sorted(self.counts):
+            seen += self.counts[bucket]
+            if seen >= rank:
+                return min((((bucket & 31) + 1) << (bucket >> 5)) - 1, self.max_ns)
+        return None
+
+
+@dataclass(slots=True)
+class Group:
+    """Never-waited children of one stack and one kind ("zombie" or "orphaned")."""
+
+    count: int = 0
+    young: int = 0  # zombies that stood less than min_age: counted here, not in count
+    first_exit_ns: int = 0
+    last_exit_ns: int = 0
+    parents: Counter[int] = field(default_factory=Counter)  # identity (0: the rest)
+    comms: Counter[str] = field(default_factory=Counter)
+    exits: Counter[int] = field(default_factory=Counter)  # wait status (-1: unknown)
+    examples: list[int] = field(default_factory=list)  # pids, oldest first
+
+    def add(self, task: Task, end_ns: int, min_age_ns: int) -> None:
+        """Fold one child in.  A zombie that stood (until ``end_ns`` or its release) less than min_age is young."""
+        if task.fate is Fate.ZOMBIE and (task.reaped_ns or end_ns) - task.exited_ns < min_age_ns:
+            self.young += 1
+            return
+        self.count += 1
+        exited = task.exited_ns or end_ns
+        self.first_exit_ns = min(self.first_exit_ns or exited, exited)
+        self.last_exit_ns = max(self.last_exit_ns, exited)
+        _bounded(self.parents, task.parent, 0)
+        _bounded(self.comms, task.comm, "(other)")
+        _bounded(self.exits, -1 if task.exit_code is None else task.exit_code, -1)
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(pid_of(task.id))
+
+    def merge(self, other: Group) -> None:
+        self.count += other.count
+        self.young += other.young
+        if other.count:
+            self.first_exit_ns = min(self.first_exit_ns or other.first_exit_ns, other.first_exit_ns)
+            self.last_exit_ns = max(self.last_exit_ns, other.last_exit_ns)
+        for parent, n in other.parents.items():
+            _bounded(self.parents, parent, 0, n)
+        for comm, n in other.comms.items():
+            _bounded(self.comms, comm, "(other)", n)
+        for code, n in other.exits.items():
+            _bounded(self.exits, code, -1, n)
+        self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
+
+
+def _bounded(counter: Counter, key: object, rest: object, n: int = 1) -> None:  # type: ignore[type-arg]
+    counter[key if key in counter or len(counter) < MAX_NAMES else rest] += n
+
+
+@dataclass(slots=True)
+class StackCounts:
+    """Forks of one stack by fate; the mutable twin of ``trace.Tally``."""
+
+    forks: int = 0
+    waited: int = 0
+    zombie: int = 0
+    orphaned: int = 0
+    autoreaped: int = 0
+    running: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A parent, as the report names it."""
+
+    id: int
+    comm: str
+    ns_pid: int
+    alive: bool
+    reaped_others: int = 0  # children that it did wait for
+
+
+@dataclass(frozen=True, slots=True)
+class FailedKey:
+    stack: int
+    errno: int
+    thread: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of it.  Keys of ``stacks`` and ``groups`` are stack ids; 0 is "no stack" (the fork was not seen or no
+    stack came with it), and -1 in ``groups`` is "pre-existing: the fork came before the trace".
+
+    start_ns, end_ns: CLOCK_BOOTTIME.  totals: the fields of ``trace.Totals``.
+    """
+
+    start_ns: int
+    end_ns: int
+    min_age_ns: int
+    totals: dict[str, int]
+    stacks: dict[int, StackCounts]
+    groups: dict[tuple[int, str], Group]  # (stack id or -1, "zombie" | "orphaned")
+    processes: dict[int, Process]
+    failed: dict[FailedKey, int]
+    latency: LatencyHistogram
