@@ -14,7 +14,6 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tracer.lifecycle.task import NS_PER_TICK, task_id
 
@@ -22,7 +21,8 @@ PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _CAP_SYS_PTRACE = 19
 _SIGCHLD = 17
 _MAX_STAT = 4096  # a comm of 64 bytes and 52 numbers of at most 20 digits stay far below
-_MAX_TEXT = 1 << 24
+_READ = 1 << 16  # a sysctl allocates as much as it is asked for
+_MAX_READS = 1 << 10  # seq_file gives at most a page a read: 4 MiB
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)  # hidepid=1 hides by EPERM
 
 
@@ -85,7 +85,7 @@ class Status:
 def parse_stat(line: bytes) -> Stat:
     """Decode one /proc/PID/stat.  Raises ValueError when it is none.
 
-    A comm may hold blanks, parentheses and newlines, so the fields are counted from the last parenthesis.  The
+    A comm may hold blanks, parentheses and newlines, so fields are counted from the last parenthesis.  The
     exit code is taken as printed; ``read_stat`` and ``scan`` know when that may be trusted.
     """
     head, paren, tail = line.rpartition(b")")
@@ -267,8 +267,14 @@ def _read_line(path: str) -> bytes | None:
 
 
 def _read(path: str) -> bytes | None:
+    parts: list[bytes] = []
     try:
-        with Path(path).open("rb") as file:
-            return file.read(_MAX_TEXT)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while len(parts) < _MAX_READS and (part := os.read(fd, _READ)):
+                parts.append(part)
+        finally:
+            os.close(fd)
     except _GONE:
         return None
+    return b"".join(parts)
