@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The records, flags and limits that the BPF programs and tracer/records.py share (tests/unit/test_records.py
+ * compares the two), and how the programs read the kernel: by offsets from the running kernel's BTF, which
+ * tracer/probe/offsets.py passes as -D flags.
+ *
+ * "Identity" names a process for good: tgid << 32 | start time in clock ticks (10 ms, as field 22 of
+ * /proc/PID/stat), modulo 2^32.  A pid alone is reused.
+ */
+
+#define COMM_LEN 16
+#define NS_PER_TICK 10000000 /* USER_HZ is 100 */
+
+#define STACK_PAGE 4096
+#define STACK_MAX (4 * STACK_PAGE) /* bytes copied: bash needs 2-7 KB, python 2-3, ruby 3, node 9 */
+#define REGS_WORDS 21		   /* struct pt_regs, x86-64 */
+#define KNOWN_WORDS 64		   /* stack words that one known stack is recognised by */
+#define KNOWN_REGS 4		   /* and entry registers */
+#define KNOWN_WAYS 4		   /* known stacks that share image, ip and sp */
+
+enum event_type {
+	EV_FORK = 1,
+	EV_EXEC,
+	EV_EXIT,	/* the last thread of a process */
+	EV_RELEASE,	/* the process left the process table: reaped, or reaped itself */
+	EV_WAIT4,	/* wait4 (waitpid, wait) returned a pid that ended */
+	EV_WAITID,	/* waitid did */
+	EV_THREAD,	/* a thread was created */
+	EV_THREAD_EXIT, /* a thread ended, its process lives on */
+	EV_FAIL,	/* clone, clone3, fork or vfork failed */
+};
+
+/* event.flags; of EV_WAIT4 and EV_WAITID: the call's options */
+#define EXIT_AUTOREAP 1u	  /* EV_EXIT: the parent ignores SIGCHLD or set SA_NOCLDWAIT */
+#define FAIL_THREAD 1u		  /* EV_FAIL: it was to be a thread */
+#define FAIL_CLONE3 2u		  /* EV_FAIL: by clone3 (on ENOSYS the C library tries clone next) */
+
+struct event {
+	u64 ts;		    /* CLOCK_BOOTTIME, ns */
+	u64 task;	    /* identity: the child (FORK), the waiter (WAIT4, WAITID), else the process itself */
+	u64 parent;	    /* identity of the real parent at this moment (FORK, EXIT, RELEASE) */
+	u64 forker;	    /* FORK: who called clone; with CLONE_PARENT that is not the parent */
+	u64 stack;	    /* FORK, FAIL: id of a known stack, or the number of a sample with STACK_SAMPLE set; 0: none */
+	u32 type;	    /* enum event_type */
+	u32 flags;
+	s32 value;	    /* FORK: exit signal; EXIT: wait status; WAIT*: pid in the waiter's namespace, 0: not known; FAIL: errno */
+	u32 tid;	    /* the thread's pid in the initial namespace */
+	u32 ns_pid;	    /* FORK: the child's pid in its own pid namespace */
+	u32 forker_ns_pid;  /* FORK: the child's pid as its forker's namespace sees it */
+	char comm[COMM_LEN]; /* FORK: the forker's; EXIT: the leader's; EXEC: the new one */
+};
+
+#define STACK_SAMPLE (1ULL << 63)
+
+/* A stack that the kernel side did not know: travels in a ring of its own, ahead of the event that names it. */
+struct stack_sample {
+	u64 number;   /* STACK_SAMPLE | cpu << 48 | count */
+	u64 image;    /* which exec's address space, shared with forked children; 0: not followed yet */
+	u64 exec_vm;  /* pages of executable mappings: changes when code is mapped or unmapped */
+	u64 task;     /* identity of the forker */
+	u32 tid;
+	u32 child;    /* pid of the child, 0 when the fork failed */
+	u32 length;   /* bytes of stack */
+	u32 refused;  /* the copy ended at an unreadable page, not at STACK_MAX */
+	u64 regs[REGS_WORDS];
+	u8 stack[STACK_MAX + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */
+};
+
+struct stack_key {
+	u64 image;
+	u64 ip;
+	u64 sp;
+	u32 exec_vm;
+	u32 way;
+};
+
+/* The words and registers that unwinding one stack depended on: all equal, and it is the same stack. */
+struct known_stack {
+	u32 id;
+	u32 words;
+	u32 regs;
+	u32 reg[KNOWN_REGS];	    /* index into regs[] */
+	u32 pad;
+	u64 reg_value[KNOWN_REGS];
+	u32 offset[KNOWN_WORDS];    /* from sp, bytes */
+	u64 value[KNOWN_WORDS];
+};
+
+struct space_key {
+	u64 image;
+	u64 exec_vm;
+};
+
+struct traced {
+	u64 image;
+};
+
+/* config.mode */
+#define MODE_ALL 1u	/* every process of the host; also while the tracer starts */
+#define MODE_STACKS 2u	/* take stacks of forks */
+
+struct config {
+	u32 mode;
+};
+
+/* Indices of the lost map: what was not recorded, and why. */
+enum loss {
+	LOST_EVENTS,	/* the event ring was full */
+	LOST_STACKS,	/* the stack ring was full */
+	LOST_TRACED,	/* the map of traced processes was full: a child was not followed */
+	LOST_MAX,
+};
+
+BPF_RINGBUF_OUTPUT(events, 8);
+BPF_RINGBUF_OUTPUT(samples, 8);
+BPF_HASH(traced, u64, struct traced, 65536);
+BPF_ARRAY(config, struct config, 1);
+BPF_ARRAY(lost, u64, LOST_MAX);
+
+#define READ(dst, base, offset) bpf_probe_read_kernel(&(dst), sizeof(dst), (char *)(base) + (offset))
+#define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))
+
+static inline u64 make_identity(u32 tgid, u64 start_ns)
+{
+	return (u64)tgid << 32 | (u32)(start_ns / NS_PER_TICK);
+}
+
+/* Of the process that a task belongs to; 0 if it cannot be read. */
+static inline u64 identity(char *task)
+{
+	u32 tgid = 0;
+	u64 start = 0;
+	char *leader = 0;
+
+	READ(leader, task, TASK_GROUP_LEADER);
+	READ(tgid, task, TASK_TGID);
+	READ(start, leader, TASK_START_BOOTTIME);
+	return make_identity(tgid, start);
+}
+
+static inline u64 parent_identity(char *task)
+{
+	char *parent = 0;
+
+	READ(parent, task, TASK_REAL_PARENT);
+	return identity(parent);
+}
+
+static inline u32 mode(void)
+{
+	int zero = 0;
+	struct config *c = config.lookup(&zero);
+
+	return c ? c->mode : 0;
+}
+
+static inline void count_lost(int what)
+{
+	u64 *n = lost.lookup(&what);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+static inline void send(struct event *e)
+{
+	e->ts = bpf_ktime_get_boot_ns();
+	if (events.ringbuf_output(e, sizeof(*e), BPF_RB_NO_WAKEUP))
+		count_lost(LOST_EVENTS);
+}

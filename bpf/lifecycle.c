@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Fork, exec, exit, release, wait, and the clones that fail: one fixed-size record each, for traced processes only.
+ * Raw tracepoints hand over the task itself: they cost other processes nothing, and their arguments did not change
+ * between 6.12 and 6.16 as the formatted ones did.  The on_*_return programs sit on syscall tracepoints.
+ *
+ * Trap numbers are those of docs/lifecycle.md.
+ */
+
+/* include/linux/sched.h, unchanged since 5.12 (PF_USER_WORKER: 6.4); not in BTF because they are macros. */
+#define PF_IO_WORKER 0x00000010
+#define PF_USER_WORKER 0x00004000
+#define PF_KTHREAD 0x00200000
+#define SIGNAL_GROUP_EXIT 0x00000004
+#define CLONE_PARENT 0x00008000
+#define CLONE_THREAD 0x00010000
+#define SIGCHLD 17
+#define SIG_IGN 1
+#define SA_NOCLDWAIT 2
+#define CLD_TRAPPED 4
+#define ERESTART 512 /* errors from here on never reach user space: the call is restarted */
+
+/* BPF_HASH's update in one place, so that a full map is counted. */
+static inline void follow(u64 id, u64 image)
+{
+	struct traced t = { .image = image };
+
+	if (traced.update(&id, &t))
+		count_lost(LOST_TRACED);
+}
+
+static inline u32 pid_in_own_ns(char *task, u32 *level)
+{
+	char *pid = 0;
+	u32 nr = 0;
+
+	READ(pid, task, TASK_THREAD_PID);
+	READ(*level, pid, PID_LEVEL);
+	READ(nr, pid, PID_NUMBERS + UPID_NR + (u64)(*level & 31) * SIZEOF_UPID);
+	return nr;
+}
+
+static inline u32 pid_at_level(char *task, u32 level)
+{
+	char *pid = 0;
+	u32 nr = 0;
+
+	READ(pid, task, TASK_THREAD_PID);
+	READ(nr, pid, PID_NUMBERS + UPID_NR + (u64)(level & 31) * SIZEOF_UPID);
+	return nr;
+}
+
+/* task_newtask(task, clone_flags): in the forking thread, before the child is woken (trap 6). */
+int on_newtask(struct bpf_raw_tracepoint_args *ctx)
+{
+	char *child = (char *)ctx->args[0];
+	u64 clone_flags = ctx->args[1]; /* the kernel's own: clone3's arguments may have changed since (trap 18) */
+	char *self = (char *)bpf_get_current_task();
+	struct event e = {};
+	u32 child_flags = 0, level = 0;
+	u32 m = mode();
+
+	READ(child_flags, child, TASK_FLAGS);
+	if (child_flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER)) /* trap 20 */
+		return 0;
+
+	e.forker = identity(self);
+	struct traced *t = traced.lookup(&e.forker);
+
+	if (clone_flags & CLONE_THREAD) {
+		if (!t && !(m & MODE_ALL))
+			return 0;
+		e.type = EV_THREAD;
+		e.task = e.forker;
+		READ(e.tid, child, TASK_PID);
+		send(&e);
+		return 0;
+	}
+
+	e.parent = e.forker;
+	if (clone_flags & CLONE_PARENT) { /* trap 7 */
+		e.parent = parent_identity(child);
+		if (!t)
+			t = traced.lookup(&e.parent);
+	}
+	if (!t && !(m & MODE_ALL))
+		return 0;
+
+	u64 image = t ? t->image : 0;
+	e.type = EV_FORK;
+	e.task = identity(child);
+	READ(e.tid, child, TASK_PID);
+	READ(e.value, child, TASK_EXIT_SIGNAL);
+	e.ns_pid = pid_in_own_ns(child, &level);
+	pid_in_own_ns(self, &level);
+	e.forker_ns_pid = level ? pid_at_level(child, level) : e.tid;
+	bpf_get_current_comm(e.comm, sizeof(e.comm));
+	if (t)
+		follow(e.task, image);
+	if (m & MODE_STACKS)
+		e.stack = take_stack(e.forker, image, e.tid);
+	send(&e);
+	return 0;
+}
+
+/* sched_process_exec(task, old_pid, bprm).  The leader's start time moves to a thread that execs (trap 5). */
+int on_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	char *self = (char *)ctx->args[0];
+	struct event e = {};
+
+	e.task = identity(self);
+	struct traced *t = traced.lookup(&e.task);
+	if (!t && !(mode() & MODE_ALL))
+		return 0;
+	e.type = EV_EXEC;
+	READ(e.tid, self, TASK_PID);
+	bpf_get_current_comm(e.comm, sizeof(e.comm));
+	if (t)
+		t->image = bpf_ktime_get_boot_ns();
+	send(&e);
+	return 0;
+}
+
+/* 1 if the child of this leader will be reaped by nobody's wait, but by itself (trap 3). */
+static inline u32 autoreaps(char *leader)
+{
+	s32 exit_signal = 0;
+	char *parent = 0, *sighand = 0;
+	u64 handler = 0, flags = 0;
+
+	READ(exit_signal, leader, TASK_EXIT_SIGNAL);
+	if (exit_signal != SIGCHLD)
+		return 0;
+	READ(parent, leader, TASK_REAL_PARENT);
+	READ(sighand, parent, TASK_SIGHAND);
+	char *action = sighand + SIGHAND_ACTION + (SIGCHLD - 1) * SIZEOF_K_SIGACTION;
+	READ(handler, action, SIGACTION_HANDLER);
+	READ(flags, action, SIGACTION_FLAGS);
+	return handler == SIG_IGN || (flags & SA_NOCLDWAIT);
+}
+
+/* sched_process_exit(task[, group_dead]): before the parent is told. */
+int on_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	char *self = (char *)ctx->args[0];
+	char *leader = 0, *signal = 0;
+	struct event e = {};
+
+	e.task = identity(self);
+	if (!traced.lookup(&e.task) && !(mode() & MODE_ALL))
+		return 0;
+	READ(e.tid, self, TASK_PID);
+	READ(signal, self, TASK_SIGNAL);
+#ifdef HAVE_GROUP_DEAD /* since 6.16 */
+	u32 dead = ctx->args[1] & 1;
+#else
+	/* Two threads that exit at once may both read 0: the graph takes the second EV_EXIT for what it is. */
+	s32 live = 1;
+	READ(live, signal, SIGNAL_LIVE);
+	u32 dead = live == 0;
+#endif
+	if (!dead) { /* also a leader that goes before its threads (trap 4) */
+		e.type = EV_THREAD_EXIT;
+		send(&e);
+		return 0;
+	}
+	u32 signal_flags = 0;
+
+	READ(leader, self, TASK_GROUP_LEADER);
+	READ(signal_flags, signal, SIGNAL_FLAGS);
+	if (signal_flags & SIGNAL_GROUP_EXIT)
+		READ(e.value, signal, SIGNAL_GROUP_EXIT_CODE);
+	else
+		READ(e.value, leader, TASK_EXIT_CODE);
+	e.type = EV_EXIT;
+	e.parent = parent_identity(leader);
+	e.flags = autoreaps(leader) ? EXIT_AUTOREAP : 0;
+	READ(e.comm, leader, TASK_COMM);
+	send(&e);
+	return 0;
+}
+
+/*
+ * sched_process_free(task): from an RCU callback, some milliseconds after the release and in any task's context, but
+ * it comes for every release, also where no wait call was made (trap 1).  The real parent is still the one under whom
+ * the task was released.
+ */
+int on_free(struct bpf_raw_tracepoint_args *ctx)
+{
+	char *task = (char *)ctx->args[0];
+	u32 pid = 0, tgid = 0;
+	u64 start = 0;
+	struct event e = {};
+
+	READ(pid, task, TASK_PID);
+	READ(tgid, task, TASK_TGID);
+	if (pid != tgid)
+		return 0;
+	READ(start, task, TASK_START_BOOTTIME);
+	e.task = make_identity(tgid, start);
+	if (!traced.lookup(&e.task) && !(mode() & MODE_ALL))
+		return 0;
+	traced.delete(&e.task);
+	e.type = EV_RELEASE;
+	e.tid = pid;
+	e.parent = parent_identity(task);
+	send(&e);
+	return 0;
+}
+
+/* The id of the current process if its calls are of interest, else 0. */
+static inline u64 followed_self(void)
+{
+	u64 id = identity((char *)bpf_get_current_task());
+
+	return (mode() & MODE_ALL) || traced.lookup(&id) ? id : 0;
+}
+
+#ifdef SYSCALL_RET /* offset of the return value in the sys_exit tracepoints' records, from tracefs */
+
+struct syscall_return {
+	char head[SYSCALL_RET];
+	long ret;
+};
+
+/* The call's arguments are in the registers that it was entered with. */
+static inline u64 argument(int index)
+{
+	u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (char *)user_regs() + index * 8);
+	return value;
+}
+
+int on_wait4_return(struct syscall_return *ctx)
+{
+	long pid = ctx->ret;
+	struct event e = {};
+
+	if (pid <= 0)
+		return 0;
+	e.task = followed_self();
+	if (!e.task)
+		return 0;
+	u32 status = 0;
+	u64 status_at = argument(REG_ARG2);
+
+	/* A stop or a continuation was reported: no reaping. */
+	if (status_at && READ_USER(status, status_at) == 0 && ((status & 0xff) == 0x7f || status == 0xffff))
+		return 0;
+	e.type = EV_WAIT4;
+	e.value = pid;
+	e.flags = argument(REG_ARG3);
+	e.tid = bpf_get_current_pid_tgid();
+	send(&e);
+	return 0;
+}
+
+/* siginfo_t as waitid fills it. */
+struct wait_info {
+	s32 signo, error, code, pad, pid, uid, status;
+};
+
+int on_waitid_return(struct syscall_return *ctx)
+{
+	struct event e = {};
+
+	if (ctx->ret)
+		return 0;
+	e.task = followed_self();
+	if (!e.task)
+		return 0;
+	u64 info_at = argument(REG_ARG3);
+	struct wait_info info = {};
+
+	if (info_at && READ_USER(info, info_at) == 0) {
+		if (info.signo != SIGCHLD || !info.pid)
+			return 0; /* WNOHANG, and nothing there */
+		if (info.code >= CLD_TRAPPED)
+			return 0; /* trapped, stopped or continued: no reaping */
+		e.value = info.pid;
+	}
+	e.type = EV_WAITID;
+	e.flags = argument(REG_ARG4);
+	e.tid = bpf_get_current_pid_tgid();
+	send(&e);
+	return 0;
+}
+
+static inline int failed(long ret, u32 flags)
+{
+	struct event e = {};
+
+	if (ret >= 0 || ret <= -ERESTART)
+		return 0;
+	e.task = followed_self();
+	if (!e.task)
+		return 0;
+	struct traced *t = traced.lookup(&e.task);
+
+	e.type = EV_FAIL;
+	e.value = -ret;
+	e.flags = flags;
+	e.tid = bpf_get_current_pid_tgid();
+	bpf_get_current_comm(e.comm, sizeof(e.comm));
+	if (mode() & MODE_STACKS)
+		e.stack = take_stack(e.task, t ? t->image : 0, 0);
+	send(&e);
+	return 0;
+}
+
+int on_clone_return(struct syscall_return *ctx)
+{
+	if (ctx->ret >= 0)
+		return 0;
+	return failed(ctx->ret, argument(REG_ARG1) & CLONE_THREAD ? FAIL_THREAD : 0);
+}
+
+int on_clone3_return(struct syscall_return *ctx)
+{
+	u64 flags = 0;
+
+	if (ctx->ret >= 0)
+		return 0;
+	READ_USER(flags, argument(REG_ARG1)); /* struct clone_args begins with its flags */
+	return failed(ctx->ret, FAIL_CLONE3 | (flags & CLONE_THREAD ? FAIL_THREAD : 0));
+}
+
+int on_fork_return(struct syscall_return *ctx)
+{
+	return failed(ctx->ret, 0);
+}
+
+#endif

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The forking thread's user stack: recognised if it was seen before, else copied with its registers for user space to
+ * unwind.  Unwinding is a function of few words (return addresses, saved registers that a frame's address came from):
+ * user space hands those back in known_stacks, and when all of them are the same again, so is the stack.
+ */
+
+BPF_PERCPU_ARRAY(scratch, struct stack_sample, 1);
+BPF_PERCPU_ARRAY(sample_count, u64, 1);
+BPF_TABLE("lru_hash", struct stack_key, struct known_stack, known_stacks, 8192);
+BPF_TABLE("lru_hash", struct space_key, u32, known_spaces, 8192);
+
+#ifdef HAVE_TASK_PT_REGS
+/* By number: BCC before 0.22 does not declare them.  Since 5.11 and 5.15. */
+static void *(*current_task_btf)(void) = (void *)158;
+static long (*task_pt_regs)(void *task) = (void *)175;
+#endif
+
+static inline void *user_regs(void)
+{
+#ifdef HAVE_TASK_PT_REGS
+	return (void *)task_pt_regs(current_task_btf());
+#else
+	/* THREAD_SIZE is 16 KB on x86-64 without KASAN. */
+	char *stack = 0;
+
+	READ(stack, bpf_get_current_task(), TASK_STACK);
+	return stack + 16384 - REGS_WORDS * 8;
+#endif
+}
+
+static inline u32 known_stack(struct stack_sample *s, u64 sp)
+{
+	struct stack_key key = { .image = s->image, .ip = s->regs[16], .sp = sp, .exec_vm = s->exec_vm };
+
+	for (u32 way = 0; way < KNOWN_WAYS; way++) {
+		key.way = way;
+		struct known_stack *k = known_stacks.lookup(&key);
+		if (!k)
+			return 0;
+		u32 same = 1;
+		for (u32 i = 0; i < KNOWN_REGS; i++) {
+			if (i >= k->regs)
+				break;
+			u32 r = k->reg[i];
+			if (r >= REGS_WORDS || s->regs[r] != k->reg_value[i]) {
+				same = 0;
+				break;
+			}
+		}
+		if (!same)
+			continue;
+		for (u32 i = 0; i < KNOWN_WORDS; i++) {
+			if (i >= k->words)
+				break;
+			u64 word = 0;
+			if (READ_USER(word, sp + k->offset[i]) || word != k->value[i]) {
+				same = 0;
+				break;
+			}
+		}
+		if (same)
+			return k->id;
+	}
+	return 0;
+}
+
+/* A copy fails as a whole where its range touches an unmapped page: to the end of the first page, then page by page. */
+static inline void copy_stack(struct stack_sample *s, u64 sp)
+{
+	u32 n = STACK_PAGE - (sp & (STACK_PAGE - 1));
+
+	s->length = 0;
+	s->refused = 1;
+	if (n > STACK_PAGE || bpf_probe_read_user(s->stack, n, (void *)sp))
+		return;
+#pragma unroll
+	for (int i = 0; i < STACK_MAX / STACK_PAGE; i++) {
+		if (n > STACK_MAX - STACK_PAGE) {
+			s->refused = 0;
+			break;
+		}
+		if (bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)(sp + n)))
+			break;
+		n += STACK_PAGE;
+	}
+	s->length = n;
+}
+
+/*
+ * Returns the id of a known stack, or the number of the sample that was sent, or 0.
+ * Called in the forking thread, before the child runs.
+ */
+static inline u64 take_stack(u64 task, u64 image, u32 child)
+{
+	int zero = 0;
+	struct stack_sample *s = scratch.lookup(&zero);
+	u64 *count = sample_count.lookup(&zero);
+	void *regs = user_regs();
+	char *mm = 0;
+
+	if (!s || !count || !regs)
+		return 0;
+	if (bpf_probe_read_kernel(s->regs, sizeof(s->regs), regs))
+		return 0;
+	s->image = image;
+	READ(mm, bpf_get_current_task(), TASK_MM);
+	READ(s->exec_vm, mm, MM_EXEC_VM);
+
+	u64 sp = s->regs[19];
+	u32 id = image ? known_stack(s, sp) : 0;
+	if (id)
+		return id;
+
+	s->task = task;
+	s->tid = bpf_get_current_pid_tgid();
+	s->child = child;
+	*count += 1;
+	s->number = STACK_SAMPLE | (u64)bpf_get_smp_processor_id() << 48 | (*count & 0xffffffffffff);
+	copy_stack(s, sp);
+
+	struct space_key space = { .image = image, .exec_vm = s->exec_vm };
+	/* User space must read /proc/PID/maps before the process is gone: hurry only when it never did. */
+	u64 wake = known_spaces.lookup(&space) ? BPF_RB_NO_WAKEUP : BPF_RB_FORCE_WAKEUP;
+	u64 length = s->length;
+
+	asm volatile("" : "+r"(length)); /* else LLVM checks a 32-bit copy of it, and the verifier sees no bound */
+	if (length > STACK_MAX)
+		return 0;
+	if (samples.ringbuf_output(s, offsetof(struct stack_sample, stack) + length, wake))
+		count_lost(LOST_STACKS);
+	return s->number;
+}

@@ -1,0 +1,222 @@
+"""From sources to loadable programs: the cache first, else the compiler.
+
+The cache (/var/cache/forktrace) is believed only if root alone can have written it; a key covers the sources, the
+flags, BCC's version, the architecture and the running kernel's build, so a stale file is never loaded, just unused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tracer.errors import BpfRefused, Unavailable
+from tracer.probe import compiler
+from tracer.probe.offsets import kernel_layout
+from tracer.probe.programs import FORMAT, Compiled
+from tracer.probe.tracefs import open_tracefs
+
+CACHE: Final = "/var/cache/forktrace"
+MAX_CACHED: Final = 8  # files; each is some 100 KB
+SOURCES: Final = ("forktrace.h", "stack.c", "lifecycle.c")
+MAPS: Final = (
+    "events",
+    "samples",
+    "traced",
+    "config",
+    "lost",
+    "scratch",
+    "sample_count",
+    "known_stacks",
+    "known_spaces",
+)
+RAW_TRACEPOINTS: Final = {
+    "on_newtask": "task_newtask",
+    "on_exec": "sched_process_exec",
+    "on_exit": "sched_process_exit",
+    "on_free": "sched_process_free",
+}
+SYSCALL_TRACEPOINTS: Final = {
+    "on_wait4_return": "sys_exit_wait4",
+    "on_waitid_return": "sys_exit_waitid",
+    "on_clone_return": "sys_exit_clone",
+    "on_clone3_return": "sys_exit_clone3",
+    "on_fork_return": "sys_exit_fork",
+    "on_vfork_return": "sys_exit_vfork",
+}
+# Where the arguments of a system call are in struct pt_regs, as indices of its words.
+REGISTER_FLAGS: Final = {
+    "x86_64": ("-DREG_ARG1=14", "-DREG_ARG2=13", "-DREG_ARG3=12", "-DREG_ARG4=7"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What makes one set of programs differ from another."""
+
+    syscalls: bool = True  # with the syscall tracepoints; --light leaves them out
+    task_pt_regs: bool = True  # this kernel has the helper (5.15)
+
+
+def bpf_directory() -> Path:
+    """bpf/ beside the package in a checkout, within it when installed from a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for candidate in (package / "bpf", package.parent / "bpf"):
+        if (candidate / "forktrace.h").is_file():
+            return candidate
+    raise Unavailable(
+        "forktrace is installed without its BPF sources", "install it again: pip install forktrace"
+    )
+
+
+def build(options: Options, cache: str | None = CACHE) -> Compiled:
+    """The programs for this kernel.  ``cache=None`` neither reads nor writes one.
+
+    Raises ``Unavailable`` (no BTF, no tracefs, no bcc) or ``BpfRefused``.
+    """
+    directory = bpf_directory()
+    source = "".join((directory / name).read_text(encoding="ascii") for name in SOURCES)
+    key = _key(source, options)
+    if cache:
+        compiled = _read_cache(Path(cache), key)
+        if compiled:
+            return compiled
+    compiled = _compile(source, directory, _flags(options), options)
+    if cache:
+        _write_cache(Path(cache), key, compiled)
+    return compiled
+
+
+def _flags(options: Options) -> list[str]:
+    machine = platform.machine()
+    if machine not in REGISTER_FLAGS:
+        raise Unavailable(
+            f"forktrace does not run on {machine} yet", "x86-64 is supported; see docs/kernel-support.md"
+        )
+    flags = [f"-D{name}={value}" for name, value in kernel_layout().defines]
+    flags += REGISTER_FLAGS[machine]
+    if options.task_pt_regs:
+        flags.append("-DHAVE_TASK_PT_REGS")
+    if options.syscalls:
+        with open_tracefs() as tracefs:
+            offset = tracefs.field_offset("syscalls", "sys_exit_wait4", "ret")
+        if offset is None:
+            raise Unavailable(
+                "this kernel has no syscall tracepoints (CONFIG_FTRACE_SYSCALLS)", "trace with --light"
+            )
+        flags.append(f"-DSYSCALL_RET={offset}")
+    return [*flags, "-Wno-macro-redefined", "-Wno-unused-function"]
+
+
+def _compile(source: str, directory: Path, flags: list[str], options: Options) -> Compiled:
+    programs = [*RAW_TRACEPOINTS]
+    if options.syscalls:
+        programs += [name for name in SYSCALL_TRACEPOINTS if name != "on_vfork_return"]
+    request = {
+        "headers": str(directory),
+        "source": source,
+        "flags": flags,
+        "maps": list(MAPS),
+        "programs": programs,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", compiler.__name__],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        check=False,
+    )
+    if done.returncode == compiler.EXIT_NO_BCC:
+        raise Unavailable(
+            f"Python's bcc module cannot be imported by {sys.executable} ({_last_line(done.stderr)})",
+            "apt install python3-bpfcc, and run forktrace with the distribution's Python (scripts/setup does both)",
+        )
+    if done.returncode:
+        raise BpfRefused(
+            f"BCC could not build the BPF programs: {_last_line(done.stderr)}",
+            "`forktrace doctor` shows what this kernel allows; `forktrace -v …` shows all of the compiler's words",
+        )
+    try:
+        return Compiled.from_dict(json.loads(done.stdout))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BpfRefused(f"BCC's result cannot be read: {error!r}") from None
+
+
+def _last_line(text: str) -> str:
+    """The line that names the error: clang's, or else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "no message")
+
+
+def _bcc_version() -> str:
+    """Without importing it: that maps all of LLVM."""
+    with contextlib.suppress(ImportError, OSError, ValueError, AttributeError):
+        spec = importlib.util.find_spec("bcc")
+        if spec and spec.origin:
+            return Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    return ""
+
+
+def _kernel_build() -> bytes:
+    """The running kernel's build id, which the offsets depend on."""
+    try:
+        notes = Path("/sys/kernel/notes").read_bytes()
+    except OSError:
+        notes = b""
+    return notes + " ".join(platform.uname()[:5]).encode()
+
+
+def _key(source: str, options: Options) -> str:
+    parts = (str(FORMAT), source, repr(options), _bcc_version(), platform.machine(), repr(MAPS))
+    digest = hashlib.sha256(_kernel_build())
+    for part in parts:
+        digest.update(b"\0" + part.encode())
+    for name in ("build.py", "compiler.py", "offsets.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()
+
+
+def _trusted(info: os.stat_result) -> bool:
+    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
+def _read_cache(directory: Path, key: str) -> Compiled | None:
+    try:
+        if not _trusted(directory.lstat()):
+            return None
+        fd = os.open(directory / f"{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, encoding="ascii") as file:
+            info = os.fstat(fd)
+            if not (_trusted(info) and stat.S_ISREG(info.st_mode)):
+                return None
+            compiled = Compiled.from_dict(json.load(file))
+        os.utime(directory / f"{key}.json")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return compiled
+
+
+def _write_cache(directory: Path, key: str, compiled: Compiled) -> None:
+    """Best effort: a cache that cannot be written costs a second at the next start."""
+    with contextlib.suppress(OSError):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if not _trusted(directory.lstat()):
+            return
+        fd, temporary = tempfile.mkstemp(dir=directory, prefix=".")
+        with open(fd, "w", encoding="ascii") as file:
+            json.dump(compiled.to_dict(), file)
+        Path(temporary).replace(directory / f"{key}.json")
+        files = sorted(directory.glob("*.json"), key=lambda p: p.stat().st_mtime)
+        for old in files[:-MAX_CACHED]:
+            old.unlink()

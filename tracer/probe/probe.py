@@ -1,0 +1,138 @@
+"""The probe: programs loaded and attached, rings drained.  What the session sees of the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tracer import records
+from tracer.errors import BpfRefused, Unavailable
+from tracer.probe import build
+from tracer.probe.loader import BpfObject
+from tracer.probe.ring import Ring
+from tracer.probe.tracefs import open_tracefs
+
+EVENT_RING: Final = 8 << 20  # bytes: 95,000 events
+SAMPLE_RING: Final = 16 << 20  # at least 1,000 whole stacks
+MAX_TRACED: Final = 65_536  # processes that live (or stand as zombies) at once
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOptions:
+    """Sizes are powers of two.  light: no syscall tracepoints, which every process of the host pays for."""
+
+    light: bool = False
+    stacks: bool = True
+    event_ring: int = EVENT_RING
+    sample_ring: int = SAMPLE_RING
+    max_traced: int = MAX_TRACED
+    cache: str | None = build.CACHE
+
+
+class Probe:
+    """Attached programs.  A context manager; ``detach`` ends the tracing and keeps what is in the rings readable."""
+
+    def __init__(self, options: ProbeOptions) -> None:
+        """Load; attach nothing yet.  Raises ``Unavailable``, ``BpfRefused`` or ``NoPermission``."""
+        self.options = options
+        self._object = _load(options)
+        maps = self._object.maps
+        self.events = Ring(maps["events"].fd, options.event_ring)
+        self.samples = Ring(maps["samples"].fd, options.sample_ring)
+        self._traced, self._config, self._lost = maps["traced"], maps["config"], maps["lost"]
+        self._known_stacks, self._known_spaces = maps["known_stacks"], maps["known_spaces"]
+        self.follow_everything(False)
+
+    def attach(self) -> None:
+        for program, tracepoint in build.RAW_TRACEPOINTS.items():
+            self._object.attach_raw_tracepoint(program, tracepoint)
+        if self.options.light:
+            return
+        with open_tracefs() as tracefs:
+            for program, event in build.SYSCALL_TRACEPOINTS.items():
+                event_id = tracefs.event_id("syscalls", event)
+                if event_id is not None:  # arm64 has neither fork nor vfork
+                    self._object.attach_tracepoint(program.replace("vfork", "fork"), event_id)
+
+    def detach(self) -> None:
+        self._object.detach()
+
+    def close(self) -> None:
+        self.events.close()
+        self.samples.close()
+        self._object.close()
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- which processes -------------------------------------------------------------------------------------
+
+    def follow_everything(self, everything: bool) -> None:
+        """Record every process of the host: while the session looks for the targets' descendants."""
+        mode = (records.MODE_ALL if everything else 0) | (records.MODE_STACKS if self.options.stacks else 0)
+        self._config.update(b"\0\0\0\0", records.CONFIG.pack(mode))
+
+    def follow(self, identity: int) -> bool:
+        """From now on, this process and whatever it forks.  False when the map of traced processes is full."""
+        key = records.TRACED_KEY.pack(identity)
+        if self._traced.lookup(key) is not None:
+            return True
+        try:
+            self._traced.update(
+                key, records.TRACED_KEY.pack(identity)
+            )  # its own identity names its first image
+        except OSError:
+            return False
+        return True
+
+    def image_of(self, identity: int) -> int | None:
+        """The address space that the process runs in now; None when it is not (or no more) traced."""
+        value = self._traced.lookup(records.TRACED_KEY.pack(identity))
+        return None if value is None else int(records.TRACED_KEY.unpack(value)[0])
+
+    # --- stacks ----------------------------------------------------------------------------------------------
+
+    def remember_stack(self, key: bytes, value: bytes) -> None:
+        """``records.STACK_KEY`` and ``records.KNOWN_STACK``: the kernel sends this stack's id from now on."""
+        self._known_stacks.update(key, value)
+
+    def remember_space(self, image: int, exec_vm: int) -> None:
+        """The mappings of this address space were read: its next stacks need no hurry."""
+        self._known_spaces.update(records.SPACE_KEY.pack(image, exec_vm), b"\0\0\0\0")
+
+    def take_samples(self) -> Iterator[records.StackSample]:
+        for payload in self.samples.records():
+            yield records.StackSample.decode(payload)
+
+    # --- losses ----------------------------------------------------------------------------------------------
+
+    def lost(self) -> dict[str, int]:
+        """So many records were lost since the start, by ``records.LOST``."""
+        counts = {}
+        for index, name in enumerate(records.LOST):
+            value = self._lost.lookup(index.to_bytes(4, "little"))
+            counts[name] = int.from_bytes(value or b"", "little")
+        return counts
+
+
+def _load(options: ProbeOptions) -> BpfObject:
+    """The first set of programs that this kernel takes: features are tried, not guessed."""
+    sizes = {
+        "events": options.event_ring,
+        "samples": options.sample_ring,
+        "traced": options.max_traced,
+    }
+    cache = options.cache if os.geteuid() == 0 else None
+    wanted = build.Options(syscalls=not options.light)
+    try:
+        return BpfObject.load(build.build(wanted, cache), sizes)
+    except BpfRefused as refused:
+        with contextlib.suppress(BpfRefused, Unavailable):  # before 5.15: no bpf_task_pt_regs
+            return BpfObject.load(build.build(replace(wanted, task_pt_regs=False), cache), sizes)
+        raise refused
