@@ -44,7 +44,7 @@ struct event {
 	u32 type;	    /* enum event_type */
 	u32 flags;
 	s32 value;	    /* FORK: exit signal; EXIT: wait status; WAIT*: pid in the waiter's namespace, 0: not known; FAIL: errno */
-	u32 tid;	    /* the thread's pid in the initial namespace */
+	u32 tid;	    /* the acting thread's pid (FORK, THREAD: of who called clone), in the initial namespace */
 	u32 ns_pid;	    /* FORK: the child's pid in its own pid namespace */
 	u32 forker_ns_pid;  /* FORK: the child's pid as its forker's namespace sees it */
 	char comm[COMM_LEN]; /* FORK: the forker's; EXIT: the leader's; EXEC: the new one */

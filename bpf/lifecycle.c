@@ -72,7 +72,7 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 			return 0;
 		e.type = EV_THREAD;
 		e.task = e.forker;
-		READ(e.tid, child, TASK_PID);
+		e.tid = bpf_get_current_pid_tgid();
 		send(&e);
 		return 0;
 	}
@@ -89,16 +89,16 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	u64 image = t ? t->image : 0;
 	e.type = EV_FORK;
 	e.task = identity(child);
-	READ(e.tid, child, TASK_PID);
+	e.tid = bpf_get_current_pid_tgid();
 	READ(e.value, child, TASK_EXIT_SIGNAL);
 	e.ns_pid = pid_in_own_ns(child, &level);
 	pid_in_own_ns(self, &level);
-	e.forker_ns_pid = level ? pid_at_level(child, level) : e.tid;
+	e.forker_ns_pid = level ? pid_at_level(child, level) : e.task >> 32;
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		follow(e.task, image);
 	if (m & MODE_STACKS)
-		e.stack = take_stack(e.forker, image, e.tid);
+		e.stack = take_stack(e.forker, image, e.task >> 32);
 	send(&e);
 	return 0;
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 NS_PER_TICK = 10_000_000  # USER_HZ is 100 wherever Linux runs
+PRE_EXISTING = -1  # in place of a stack id: the fork came before the trace
 
 
 class Fate(str, Enum):
@@ -35,54 +36,55 @@ class Task:
 
     parent: identity of the process that had to wait for it when it was forked (CLONE_PARENT makes that another one
     than the forker).  forker: the process that called clone; 0 when the fork was not seen.
-    stack: id of the forker's user stack, 0 when there is none.  ns_pid: pid in its innermost namespace.
+    stack: id of the forker's user stack; 0 when none came with the fork, PRE_EXISTING when it was there before the
+    trace.  ns_pid: pid in its innermost namespace; forker_ns_pid: as the forker's namespace sees it.
+    fork_comm: the forker's name when it forked.  exit_parent: its real parent when it died.
     exit_code: as wait() reports it (status << 8 | signal | 0x80 for a core), None while it lives.
-    reaper: identity of the process that released it; reaped_by_call: "wait4", "waitid", "" when no call was seen.
-    pre_existing: it was there before the trace began.  root: a target, nobody's traced child.
+    reaper: identity of the process under which it was released; reaped_by_call: "wait4", "waitid", or "" when no call
+    was seen (io_uring, --light), and then reaped_ns is some milliseconds late.
+    threads: living ones.  root: a target, nobody's traced child.
     """
 
     __slots__ = (
         "comm",
         "execs",
         "exit_code",
+        "exit_parent",
         "exited_ns",
         "fate",
-        "flags",
+        "fork_comm",
         "forked_ns",
         "forker",
         "forker_ns_pid",
         "id",
         "ns_pid",
         "parent",
-        "pre_existing",
         "reaped_by_call",
         "reaped_ns",
         "reaper",
         "root",
         "stack",
         "threads",
-        "wait_call",
-        "wait_ns",
-        "waiter",
     )
 
-    def __init__(self, identity: int, parent: int = 0, forker: int = 0, forked_ns: int = 0, stack: int = 0) -> None:
+    def __init__(
+        self, identity: int, parent: int = 0, forker: int = 0, forked_ns: int = 0, stack: int = 0
+    ) -> None:
         self.id = identity
         self.parent = parent
         self.forker = forker
         self.forked_ns = forked_ns
         self.stack = stack
         self.ns_pid = self.forker_ns_pid = identity >> 32
-        self.comm = ""
+        self.comm = self.fork_comm = ""
         self.execs = 0
         self.threads = 1
-        self.flags = 0
-        self.exited_ns = self.reaped_ns = self.wait_ns = 0
+        self.exited_ns = self.reaped_ns = 0
         self.exit_code: int | None = None
-        self.reaper = self.waiter = 0
-        self.reaped_by_call = self.wait_call = ""
+        self.exit_parent = self.reaper = 0
+        self.reaped_by_call = ""
         self.fate = Fate.RUNNING
-        self.pre_existing = self.root = False
+        self.root = False
 
     @property
     def pid(self) -> int:

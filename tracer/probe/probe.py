@@ -15,8 +15,8 @@ from tracer.probe.loader import BpfObject
 from tracer.probe.ring import Ring
 from tracer.probe.tracefs import open_tracefs
 
-EVENT_RING: Final = 8 << 20  # bytes: 95,000 events
-SAMPLE_RING: Final = 16 << 20  # at least 1,000 whole stacks
+EVENT_RING: Final = 4 << 20  # bytes: 47,000 events
+SAMPLE_RING: Final = 8 << 20  # at least 500 whole stacks
 MAX_TRACED: Final = 65_536  # processes that live (or stand as zombies) at once
 
 

@@ -1,0 +1,428 @@
+"""The family graph: records in, fates out.
+
+It keeps what lives and what stands as a zombie; whatever was released is folded into counts for the stack that forked
+it.  The numbers of traps are those of docs/lifecycle.md.
+
+Who says what: the exit record tells the parent of that moment, so an orphan is known by it; a wait call's record tells
+the exact time and the waiter; the release record is the truth where no call was seen, and comes late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
+from tracer.lifecycle.task import PRE_EXISTING, Fate, Task, pid_of
+from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
+
+WNOWAIT = 0x01000000
+_ENOSYS = 38
+_FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
+_WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
+_THREAD, _THREAD_EXIT = int(EventType.THREAD), int(EventType.THREAD_EXIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A process as /proc shows it.  parent: identity, 0 if it is none of ours."""
+
+    id: int
+    parent: int
+    comm: str
+    ns_pid: int
+    zombie: bool
+    threads: int = 1
+
+
+class Graph:
+    """``tasks``: living processes and those dead but not released, by identity.
+
+    changed: tasks that differ from the last ``take_changed``, kept when a capture is written.
+    anomalies: contradictions found by ``resync``; each is one child whose fate cannot be known, or became so late.
+    """
+
+    def __init__(self, start_ns: int, min_age_ns: int = 1_000_000_000, record_changes: bool = False) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.anomalies = 0
+        self.lost_stacks = 0
+        self._start_ns = start_ns
+        self._min_age_ns = min_age_ns
+        self._changed: dict[int, Task] | None = {} if record_changes else None
+        self._dead: dict[int, Task] = {}  # by pid: dead, not released yet
+        self._dead_in_ns: dict[
+            tuple[int, int], Task
+        ] = {}  # by (parent, pid in a namespace), where pids differ
+        self._old_zombies: set[int] = set()  # pids that were zombies before the trace
+        self._stacks: dict[int, StackCounts] = {}
+        self._groups: dict[tuple[int, str], Group] = {}
+        self._parents: dict[int, Process] = {}
+        self._reaped: dict[int, int] = {}  # living parent -> children that it did wait for
+        self._failed: dict[FailedKey, int] = {}
+        self._enosys: dict[
+            int, FailedKey
+        ] = {}  # tid -> clone3 refused: no failure if a clone follows (trap 12)
+        self._latency = LatencyHistogram()
+        self._names: dict[bytes, str] = {}
+        self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
+
+    # --- records -----------------------------------------------------------------------------------------------
+
+    def apply(self, events: Iterable[RawEvent], samples: Mapping[int, int]) -> int:
+        """Apply records, oldest first; returns how many.  samples: number of a stack sample -> stack id."""
+        tasks, dead, dead_in_ns, names = self.tasks, self._dead, self._dead_in_ns, self._names
+        changed, stacks, reaped, enosys = self._changed, self._stacks, self._reaped, self._enosys
+        latency = self._latency.add
+        count = 0
+        for (
+            _,
+            _,
+            ts,
+            ident,
+            parent,
+            forker,
+            stack,
+            kind,
+            flags,
+            value,
+            tid,
+            ns_pid,
+            forker_ns_pid,
+            comm,
+        ) in events:
+            count += 1
+            if kind == _EXIT:
+                task = tasks.get(ident)
+                if task is None:
+                    if parent not in tasks:
+                        continue
+                    task = self._missed(ident, parent)  # its fork was lost (trap 14)
+                elif task.exited_ns:
+                    continue
+                task.exited_ns = ts
+                task.exit_code = value
+                task.exit_parent = parent
+                task.comm = names.get(comm) or self._name(comm)
+                task.threads = 0
+                self._exits += 1
+                if parent != task.parent:
+                    task.fate = Fate.ORPHANED
+                elif flags & EXIT_AUTOREAP:
+                    task.fate = Fate.AUTOREAPED
+                else:
+                    task.fate = Fate.ZOMBIE
+                pid = ident >> 32
+                dead[pid] = task
+                if task.ns_pid != pid:
+                    dead_in_ns.setdefault((parent, task.ns_pid), task)
+                    dead_in_ns[parent, task.forker_ns_pid] = task
+                if changed is not None:
+                    changed[ident] = task
+            elif kind == _FORK:
+                if enosys and tid in enosys:
+                    del enosys[tid]
+                if stack >= STACK_SAMPLE:
+                    stack = samples.get(stack, 0)
+                    if not stack:
+                        self.lost_stacks += 1
+                task = tasks.get(ident)
+                if task is None:
+                    if forker not in tasks and parent not in tasks:
+                        continue  # a stranger, seen while the trace started
+                    task = tasks[ident] = Task(ident, parent, forker, ts, stack)
+                elif task.forker or task.exited_ns:
+                    continue  # doubled
+                else:  # the scan of /proc saw it first
+                    task.parent, task.forker, task.forked_ns, task.stack = parent, forker, ts, stack
+                    task.root = False
+                task.ns_pid, task.forker_ns_pid = ns_pid, forker_ns_pid
+                task.comm = task.fork_comm = names.get(comm) or self._name(comm)
+                counts = stacks.get(stack)
+                if counts is None:
+                    counts = stacks[stack] = StackCounts()
+                counts.forks += 1
+                if changed is not None:
+                    changed[ident] = task
+            elif kind in (_WAIT4, _WAITID):
+                if flags & WNOWAIT:
+                    continue  # it looked, and left the zombie (trap 2)
+                task = dead_in_ns.get((ident, value)) if dead_in_ns else None
+                if task is None:
+                    task = dead.get(value)
+                    if task is None:
+                        self._old_zombies.discard(value)
+                        continue
+                if ident == task.parent:
+                    task.fate = Fate.WAITED
+                    latency(ts - task.exited_ns)
+                    reaped[ident] = reaped.get(ident, 0) + 1
+                elif not self._may_adopt(ident, task):
+                    continue  # a debugger: the real parent must still wait (trap 9)
+                task.reaped_ns = ts
+                task.reaper = ident
+                task.reaped_by_call = "wait4" if kind == _WAIT4 else "waitid"
+                self._fold(task)
+            elif kind == _RELEASE:
+                task = tasks.get(ident)
+                if task is None:
+                    self._old_zombies.discard(tid)
+                    continue
+                task.reaped_ns = ts
+                task.reaper = parent
+                if task.fate is Fate.ZOMBIE and (parent == task.parent or self._alive(task.parent)):
+                    task.fate = Fate.WAITED
+                    latency(ts - task.exited_ns)
+                    reaped[task.parent] = reaped.get(task.parent, 0) + 1
+                elif not task.exited_ns:  # its exit was lost
+                    task.fate = Fate.UNKNOWN
+                    self.anomalies += 1
+                self._fold(task)
+            elif kind == _EXEC:
+                task = tasks.get(ident)
+                if task is not None:
+                    task.execs += 1
+                    task.comm = names.get(comm) or self._name(comm)
+                    self._execs += 1
+                    if changed is not None:
+                        changed[ident] = task
+            elif kind == _THREAD:
+                task = tasks.get(ident)
+                if task is not None:
+                    task.threads += 1
+                    self._threads += 1
+                    if enosys:
+                        enosys.pop(tid, None)
+            elif kind == _THREAD_EXIT:
+                task = tasks.get(ident)
+                if task is not None and task.threads > 1:
+                    task.threads -= 1
+            elif ident in tasks:
+                self._fail(stack, flags, value, tid, samples)
+        return count
+
+    def _name(self, comm: bytes) -> str:
+        if len(self._names) > 4096:
+            self._names.clear()
+        name = comm.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+        self._names[comm] = name
+        return name
+
+    def _missed(self, ident: int, parent: int) -> Task:
+        task = self.tasks[ident] = Task(ident, parent)
+        self._counts(0).forks += 1
+        self.anomalies += 1
+        return task
+
+    def _alive(self, ident: int) -> bool:
+        task = self.tasks.get(ident)
+        return task is not None and not task.exited_ns
+
+    def _may_adopt(self, waiter: int, task: Task) -> bool:
+        """The waiter is the parent that the task has now: it was reparented, before or after it died."""
+        return waiter == task.exit_parent or not self._alive(task.parent)
+
+    def _fail(self, stack: int, flags: int, errno: int, tid: int, samples: Mapping[int, int]) -> None:
+        if stack >= STACK_SAMPLE:
+            stack = samples.get(stack, 0)
+        key = FailedKey(stack, errno, bool(flags & FAIL_THREAD))
+        if flags & FAIL_CLONE3 and errno == _ENOSYS:
+            self._enosys[tid] = key  # the C library tries clone next
+            return
+        self._enosys.pop(tid, None)
+        self._failed[key] = self._failed.get(key, 0) + 1
+
+    # --- folding -----------------------------------------------------------------------------------------------
+
+    def _counts(self, stack: int) -> StackCounts:
+        counts = self._stacks.get(stack)
+        if counts is None:
+            counts = self._stacks[stack] = StackCounts()
+        return counts
+
+    def _fold(self, task: Task) -> None:
+        """The task was released: out of the tables, into the counts."""
+        del self.tasks[task.id]
+        pid = task.id >> 32
+        if self._dead.get(pid) is task:
+            del self._dead[pid]
+        if task.ns_pid != pid:
+            self._dead_in_ns.pop((task.exit_parent, task.ns_pid), None)
+            self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
+        if self._changed is not None:
+            self._changed[task.id] = task
+        if task.id not in self._parents:
+            self._reaped.pop(task.id, None)
+        if not task.root:
+            self._count(task, self._stacks, self._groups, task.reaped_ns)
+
+    def _count(
+        self,
+        task: Task,
+        stacks: dict[int, StackCounts],
+        groups: dict[tuple[int, str], Group],
+        end_ns: int,
+    ) -> None:
+        counts = stacks.get(task.stack)
+        if counts is None:
+            counts = stacks[task.stack] = StackCounts()
+        fate = task.fate
+        if fate is Fate.WAITED:
+            counts.waited += 1
+            return
+        if fate is Fate.RUNNING:
+            counts.running += 1
+        elif fate is Fate.AUTOREAPED:
+            counts.autoreaped += 1
+        elif fate is Fate.UNKNOWN:
+            counts.unknown += 1
+        else:
+            if fate is Fate.ZOMBIE:
+                counts.zombie += 1
+            else:
+                counts.orphaned += 1
+            group = groups.get((task.stack, fate.value))
+            if group is None:
+                group = groups[task.stack, fate.value] = Group()
+            group.add(task, end_ns, self._min_age_ns)
+            if task.parent in group.parents and task.parent not in self._parents:
+                self._remember_parent(task)
+
+    def _remember_parent(self, child: Task) -> None:
+        parent = self.tasks.get(child.parent)
+        comm, ns_pid = (parent.comm, parent.ns_pid) if parent else (child.fork_comm, pid_of(child.parent))
+        self._parents[child.parent] = Process(child.parent, comm, ns_pid, alive=True)
+
+    # --- /proc -------------------------------------------------------------------------------------------------
+
+    def add_existing(self, seen: Seen, root: bool = False) -> None:
+        """A process that was there when the trace began (trap 15).  A zombie is only counted: who forked it is past."""
+        if seen.id in self.tasks:
+            return
+        if seen.zombie and not root:
+            self._old_zombies.add(pid_of(seen.id))
+            self._pre_existing_zombies += 1
+            return
+        task = self.tasks[seen.id] = Task(seen.id, seen.parent, stack=PRE_EXISTING)
+        task.comm = task.fork_comm = seen.comm
+        task.ns_pid = task.forker_ns_pid = seen.ns_pid
+        task.threads = seen.threads
+        task.root = root
+        if self._changed is not None:
+            self._changed[task.id] = task
+
+    def resync(self, seen: Mapping[int, Seen], at_ns: int) -> int:
+        """Compare with a scan of /proc made at ``at_ns``; call it some 0.2 s later, when the records of that moment
+        are all in.  Mends what records were lost (trap 14): such children become ``unknown``, or ``zombie`` where
+        /proc shows one.  Returns how many contradictions it found; they are in ``anomalies`` as well.
+        """
+        before = self.anomalies
+        for task in list(self.tasks.values()):
+            if max(task.forked_ns, task.exited_ns) >= at_ns:
+                continue
+            there = seen.get(task.id)
+            if there is None:
+                task.fate = Fate.WAITED if task.fate is Fate.WAITED else Fate.UNKNOWN
+                task.reaped_ns = at_ns
+                self.anomalies += not task.root
+                self._fold(task)
+            elif there.zombie and not task.exited_ns and not task.root:
+                task.exited_ns = at_ns
+                task.exit_parent = there.parent or task.parent
+                task.fate = Fate.ZOMBIE if there.parent == task.parent else Fate.ORPHANED
+                self._dead[task.pid] = task
+                self.anomalies += 1
+        for each in seen.values():
+            if (
+                each.id not in self.tasks
+                and each.parent in self.tasks
+                and pid_of(each.id) not in self._old_zombies
+            ):
+                self._adopt(each, at_ns)
+        return self.anomalies - before
+
+    def _adopt(self, each: Seen, at_ns: int) -> None:
+        """A child whose fork was lost."""
+        if self.tasks[each.parent].forked_ns >= at_ns:
+            return
+        task = self._missed(each.id, each.parent)
+        task.comm, task.ns_pid, task.forker_ns_pid = each.comm, each.ns_pid, each.ns_pid
+        if each.zombie:
+            task.exited_ns, task.exit_parent, task.fate = at_ns, each.parent, Fate.ZOMBIE
+            self._dead[task.pid] = task
+
+    def standing(self) -> dict[int, Task]:
+        """Dead and not released now, by pid."""
+        return {task.pid: task for task in self.tasks.values() if task.standing and not task.root}
+
+    def is_old_zombie(self, pid: int) -> bool:
+        """It was a zombie before the trace, and still is."""
+        return pid in self._old_zombies
+
+    def living(self) -> int:
+        """Processes alive now, roots included."""
+        return sum(not task.exited_ns for task in self.tasks.values())
+
+    # --- results -----------------------------------------------------------------------------------------------
+
+    def take_changed(self) -> list[Task]:
+        """Tasks that changed since the last call."""
+        if self._changed is None:
+            return []
+        changed = list(self._changed.values())
+        self._changed.clear()
+        return changed
+
+    def snapshot(self, end_ns: int) -> Snapshot:
+        """All of it at ``end_ns``.  The graph goes on unchanged."""
+        stacks = {
+            key: StackCounts(c.forks, c.waited, c.zombie, c.orphaned, c.autoreaped, c.running, c.unknown)
+            for key, c in self._stacks.items()
+        }
+        groups: dict[tuple[int, str], Group] = {}
+        for key, folded in self._groups.items():
+            groups[key] = Group()
+            groups[key].merge(folded)
+        for task in self.tasks.values():
+            if not task.root:
+                self._count(task, stacks, groups, end_ns)
+        kept = {parent for group in groups.values() for parent in group.parents if parent}
+        processes = {}
+        for ident in kept:
+            parent = self.tasks.get(ident)
+            known = self._parents.get(ident)
+            comm = parent.comm if parent else known.comm if known else ""
+            ns_pid = parent.ns_pid if parent else known.ns_pid if known else pid_of(ident)
+            processes[ident] = Process(ident, comm, ns_pid, self._alive(ident), self._reaped.get(ident, 0))
+        failed = dict(self._failed)
+        for refused in self._enosys.values():  # no clone followed
+            failed[refused] = failed.get(refused, 0) + 1
+        return Snapshot(
+            self._start_ns,
+            end_ns,
+            self._min_age_ns,
+            self._totals(stacks, failed),
+            stacks,
+            groups,
+            processes,
+            failed,
+            self._latency,
+        )
+
+    def _totals(self, stacks: Mapping[int, StackCounts], failed: Mapping[FailedKey, int]) -> dict[str, int]:
+        every = stacks.values()
+        return {
+            "forks": sum(c.forks for c in every),
+            "threads": self._threads,
+            "execs": self._execs,
+            "exits": self._exits,
+            "waited": sum(c.waited for c in every),
+            "zombies": sum(c.zombie for c in every),
+            "zombies_now": len(self.standing()),
+            "orphaned": sum(c.orphaned for c in every),
+            "autoreaped": sum(c.autoreaped for c in every),
+            "running": sum(c.running for c in every),
+            "unknown": sum(c.unknown for c in every),
+            "pre_existing_zombies": self._pre_existing_zombies,
+            "failed_forks": sum(failed.values()),
+            "threads_running": sum(max(task.threads - 1, 0) for task in self.tasks.values()),
+        }

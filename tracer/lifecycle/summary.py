@@ -1,0 +1,159 @@
+"""From counts to the finished model: a ``Snapshot`` and its stacks become a ``trace.Trace``.
+
+The same for a live trace and for a capture file, which is why both print the same report.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracer import trace
+from tracer.lifecycle.snapshot import Group, LatencyHistogram, Process, Snapshot
+from tracer.lifecycle.task import PRE_EXISTING, pid_of
+
+NO_STACK = trace.Stack(0, (), cut="no stack came with this fork")
+OLDER = trace.Stack(PRE_EXISTING, (), cut="forked before the trace began")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a trace says of itself besides its counts.  started_at: seconds since the epoch."""
+
+    version: str
+    host: Mapping[str, Any]
+    started_at: float
+    targets: tuple[trace.Target, ...]
+    lost_events: int = 0
+    incomplete_because: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reconciliation: trace.Reconciliation | None = None
+
+
+def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: About) -> trace.Trace:
+    """stacks: by id, symbolized and attributed; an id that is missing reports as "no stack"."""
+    known = {0: NO_STACK, PRE_EXISTING: OLDER, **stacks}
+    leaks = [
+        _leak(kind, group, known.get(stack, NO_STACK), snapshot)
+        for (stack, kind), group in snapshot.groups.items()
+        if group.count
+    ]
+    leaks.sort(key=lambda leak: (-leak.count, leak.kind != "zombie", leak.stack.id))
+    failed = [
+        trace.FailedFork(
+            errno.errorcode.get(key.errno, str(key.errno)), n, key.thread, known.get(key.stack, NO_STACK)
+        )
+        for key, n in snapshot.failed.items()
+    ]
+    failed.sort(key=lambda each: (-each.count, each.errno))
+    tallies = [
+        (
+            known.get(key, NO_STACK),
+            trace.Tally(c.forks, c.waited, c.zombie, c.orphaned, c.autoreaped, c.running, c.unknown),
+        )
+        for key, c in snapshot.stacks.items()
+    ]
+    tallies.sort(key=lambda pair: (-pair[1].forks, pair[0].id))
+    return trace.Trace(
+        version=about.version,
+        host=about.host,
+        started_at=about.started_at,
+        duration_s=(snapshot.end_ns - snapshot.start_ns) / 1e9,
+        targets=about.targets,
+        lost_events=about.lost_events,
+        complete=not about.incomplete_because,
+        totals=trace.Totals(**snapshot.totals),
+        leaks=tuple(leaks),
+        failed_forks=tuple(failed),
+        reap_latency=_latency(snapshot.latency),
+        reconciliation=about.reconciliation,
+        stacks=tuple(tallies),
+        incomplete_because=about.incomplete_because,
+        notes=about.notes,
+        min_age_s=snapshot.min_age_ns / 1e9,
+        young_zombies=sum(group.young for group in snapshot.groups.values()),
+    )
+
+
+def _leak(kind: str, group: Group, stack: trace.Stack, snapshot: Snapshot) -> trace.Leak:
+    # A count over the whole trace: two deaths in one second are no rate of 120 a minute.
+    minutes = (snapshot.end_ns - snapshot.start_ns) / 60e9
+    parents = tuple(_parent(ident, n, snapshot.processes) for ident, n in _ranked(group.parents))
+    return trace.Leak(
+        kind=kind,
+        count=group.count,
+        rate_per_min=group.count / minutes if minutes else 0.0,
+        oldest_age_s=max(snapshot.end_ns - group.first_exit_ns, 0) / 1e9,
+        stack=stack,
+        parents=parents,
+        comms=dict(_ranked(group.comms)),
+        exits={exit_name(code): n for code, n in _ranked(group.exits)},
+        examples=tuple(group.examples),
+        verdict=_verdict(kind, stack, parents, group, snapshot),
+        pre_existing=stack.id == PRE_EXISTING,
+    )
+
+
+def _parent(ident: int, count: int, processes: Mapping[int, Process]) -> trace.Parent:
+    process = processes.get(ident)
+    if process is None:
+        return trace.Parent(pid_of(ident), "(others)" if not ident else "", count, alive=False)
+    ns_pid = process.ns_pid if process.ns_pid != pid_of(ident) else None
+    return trace.Parent(pid_of(ident), process.comm, count, process.alive, ns_pid)
+
+
+def _verdict(
+    kind: str, stack: trace.Stack, parents: tuple[trace.Parent, ...], group: Group, snapshot: Snapshot
+) -> trace.Verdict:
+    """What the counts alone prove; the reason why nobody waited is not looked for yet."""
+    alive = sum(parent.alive for parent in parents)
+    evidence = {
+        "parents_alive": alive,
+        "parents_dead": len(parents) - alive,
+        "children_the_parents_did_reap": sum(
+            snapshot.processes[ident].reaped_others for ident in group.parents if ident in snapshot.processes
+        ),
+    }
+    code = "pre_existing" if stack.id == PRE_EXISTING else "unknown"
+    if kind == "orphaned":
+        advice = (
+            "their parents ended first and never waited for them; daemons do so on purpose (double fork). "
+            "Whoever adopts them must reap them: PID 1, or the nearest subreaper"
+        )
+    elif alive:
+        advice = "the parent is alive: it must wait for these children itself, and an init (tini, --init) will not help"
+    else:
+        advice = (
+            "the parents died without waiting: their zombies went with them, and come back with the next one"
+        )
+    return trace.Verdict(code, evidence, advice)
+
+
+def _ranked(counter: Counter[Any]) -> list[tuple[Any, int]]:
+    """Largest first; equal counts in the order of their names, so that two reports of one trace are equal."""
+    return sorted(counter.items(), key=lambda item: (-item[1], str(item[0])))
+
+
+def exit_name(status: int) -> str:
+    """A wait status in words: "0", "1", "SIGKILL", "SIGSEGV+core", "SIG64"; -1 is "unknown"."""
+    if status < 0:
+        return "unknown"
+    number = status & 0x7F
+    if not number:
+        return str(status >> 8 & 0xFF)
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"SIG{number}"
+    return f"{name}+core" if status & 0x80 else name
+
+
+def _latency(histogram: LatencyHistogram) -> trace.ReapLatency:
+    if not histogram.total:
+        return trace.ReapLatency()
+    p50, p90, p99 = ((histogram.percentile(f) or 0) / 1e9 for f in (0.5, 0.9, 0.99))
+    return trace.ReapLatency(p50, p90, p99, histogram.max_ns / 1e9)
