@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from tracer.blame.dpkg import Databases
 from tracer.blame.rules import Role, Rules
+from tracer.stacks.elf import BadElf, ElfFile
 from tracer.trace import Library
 
 if TYPE_CHECKING:
     from tracer.stacks.files import Root
 
 MAX_ANSWERS = 1 << 16
-DELETED = " (deleted)"  # how the kernel marks a mapped file that was removed or replaced
 ANONYMOUS = Library("unknown", "anonymous memory")
 
 # "libfoo.so.1.2": a single number would be the ABI's, which is part of the name.
@@ -33,7 +33,7 @@ _NO_FILE = re.compile(
 class Module(Protocol):
     """A mapped file, as ``tracer.stacks.modules`` describes it.
 
-    path: as the process sees it.  build_id: hexadecimal.  root: where the path leads to the file.
+    path: as the process sees it.  build_id: hexadecimal.  root: where the path leads to the file, None for the vdso.
     """
 
     @property
@@ -63,15 +63,12 @@ class Libraries:
         return library
 
     def _find(self, module: Module) -> Library:
-        path = module.path.removesuffix(DELETED)
-        if not path or _NO_FILE.fullmatch(path):
+        if not module.path or _NO_FILE.fullmatch(module.path):
             return ANONYMOUS
-        package = self._databases.owner(module.root, path) if module.root is not None else None
-        if package is not None:
-            # What is mapped was replaced, most likely by an upgrade: the database knows the new version only.
-            version = package.version if path == module.path else None
+        if module.root is not None and (package := self._databases.owner(module.root, module.path)):
+            version = None if _was_replaced(module, module.root) else package.version
             return Library("deb", package.name, version, build_id=module.build_id)
-        return self.unpackaged(path, module.build_id)
+        return self.unpackaged(module.path, module.build_id)
 
     def unpackaged(self, path: str, build_id: str | None = None) -> Library:
         """The file stands for itself.  A program that no package owns is the application, unless it runs scripts."""
@@ -81,3 +78,13 @@ class Libraries:
         is_program = path.startswith("/") and not _SHARED_OBJECT.fullmatch(name)
         kind = "app" if is_program and self._rules.role(path, None) is Role.OTHER else "elf"
         return Library(kind, name, build_id=build_id)
+
+
+def _was_replaced(module: Module, root: Root) -> bool:
+    """The file on disk is another one than is mapped: an upgrade, of which the database knows the new version only."""
+    if module.build_id is None:
+        return False
+    try:
+        return ElfFile.from_fd(root.open(module.path), module.path).build_id != module.build_id
+    except (BadElf, OSError):
+        return True

@@ -45,10 +45,9 @@ class Rules:
         if library is not None and library.kind == "deb" and library.name in self._packages:
             return self._packages[library.name]
         if module is not None:
-            path = module.removesuffix(" (deleted)")
-            name = path.rpartition("/")[2]
+            name = module.rpartition("/")[2]
             for role, names, paths in self._files:
-                if names.fullmatch(name) or paths.fullmatch(path):
+                if names.fullmatch(name) or paths.fullmatch(module):
                     return role
         return Role.OTHER
 
