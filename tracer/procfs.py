@@ -9,6 +9,7 @@ A scan is no snapshot: processes come and go while it runs.  What is gone by the
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import time
@@ -23,7 +24,7 @@ _SIGCHLD = 17
 _MAX_STAT = 4096  # a comm of 64 bytes and 52 numbers of at most 20 digits stay far below
 _READ = 1 << 16  # a sysctl allocates as much as it is asked for
 _MAX_READS = 1 << 10  # seq_file gives at most a page a read: 4 MiB
-_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)  # hidepid=1 hides by EPERM
+_GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EPERM, errno.EACCES)  # hidepid=1 hides by EPERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Status:
 
     tgid: the process that this id belongs to; another number than pid when pid is a thread.
     ns_tgids, ns_pids: the ids in each nested pid namespace, the reader's first, its own innermost one last.
-    sig_ignored, sig_caught, sig_blocked: bit N - 1 stands for signal N.
+    sig_ignored, sig_caught, sig_blocked: bit N - 1 stands for signal N.  cap_effective: bit N for capability N.
     """
 
     pid: int
@@ -70,6 +71,7 @@ class Status:
     sig_blocked: int
     sig_ignored: int
     sig_caught: int
+    cap_effective: int
 
     @property
     def is_thread(self) -> bool:
@@ -141,7 +143,7 @@ def scan() -> dict[int, Stat]:
 
 def status(pid: int) -> Status | None:
     """One process or thread; None when it is gone or hidden from us."""
-    text = _read(f"/proc/{pid}/status")
+    text = read_file(f"/proc/{pid}/status")
     if not text:
         return None
     fields: dict[bytes, bytes] = {}
@@ -161,6 +163,7 @@ def status(pid: int) -> Status | None:
         sig_blocked=int(fields[b"SigBlk"], 16),
         sig_ignored=int(fields[b"SigIgn"], 16),
         sig_caught=int(fields[b"SigCgt"], 16),
+        cap_effective=int(fields[b"CapEff"], 16),
     )
 
 
@@ -215,7 +218,7 @@ def age_ns(stat: Stat, now_ns: int) -> int:
 
 def hides_others() -> bool:
     """/proc is mounted with hidepid, so that an unprivileged scan sees the caller's own processes only."""
-    mounts = _read("/proc/self/mountinfo") or b""
+    mounts = read_file("/proc/self/mountinfo") or b""
     for line in mounts.splitlines():
         fields, _, source = line.partition(b" - ")
         if fields.split()[4:5] == [b"/proc"]:
@@ -231,7 +234,7 @@ def host_facts() -> dict[str, str | int | None]:
         distribution = platform.freedesktop_os_release().get("PRETTY_NAME")
     except OSError:
         distribution = None
-    boot_id = _read("/proc/sys/kernel/random/boot_id")
+    boot_id = read_file("/proc/sys/kernel/random/boot_id")
     return {
         "kernel": name.release,
         "machine": name.machine,
@@ -244,10 +247,8 @@ def host_facts() -> dict[str, str | int | None]:
 
 def _sees_exit_codes() -> bool:
     """The kernel prints 0 for an exit code that the reader may not know; with this capability a 0 is a 0."""
-    text = _read("/proc/self/status") or b""
-    _, _, rest = text.partition(b"\nCapEff:")
-    effective = int(rest.split(b"\n", 1)[0] or b"0", 16)
-    return bool(effective >> _CAP_SYS_PTRACE & 1)
+    own = status(int(os.readlink("/proc/self")))  # /proc may be another pid namespace's
+    return own is not None and bool(own.cap_effective >> _CAP_SYS_PTRACE & 1)
 
 
 def _numbers(field: bytes) -> tuple[int, ...]:
@@ -255,18 +256,21 @@ def _numbers(field: bytes) -> tuple[int, ...]:
 
 
 def _read_line(path: str) -> bytes | None:
-    """A file of /proc that one read gives whole: a third cheaper than ``_read``."""
+    """A file of /proc that one read gives whole: a third cheaper than ``read_file``."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.read(fd, _MAX_STAT)
         finally:
             os.close(fd)
-    except _GONE:
-        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
 
 
-def _read(path: str) -> bytes | None:
+def read_file(path: str) -> bytes | None:
+    """A file of /proc or /sys, 4 MiB of it at most; None when it is gone or hidden."""
     parts: list[bytes] = []
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -275,6 +279,8 @@ def _read(path: str) -> bytes | None:
                 parts.append(part)
         finally:
             os.close(fd)
-    except _GONE:
-        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
     return b"".join(parts)
