@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -242,9 +243,18 @@ static void signals(void)
 /* Stopped and continued children are reported by wait4 as well; neither report is a reap. */
 static void stop_continue(void)
 {
-	struct child *stopped = spawn_hold(), *continued = spawn_hold(), *ended = spawn_hold();
+	struct child *stopped, *continued, *ended;
+	int mortal = gate_new(), status;
+
+	if (fork_child(&stopped) == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* it will not read that the program ended */
+		gate_open(mortal, 1);
+		hold();
+	}
+	gate_wait(mortal);
+	continued = spawn_hold();
+	ended = spawn_hold();
 	struct child *all[] = {stopped, continued, ended};
-	int status;
 
 	for (int i = 0; i < 3; i++) {
 		kill(all[i]->pid, SIGSTOP);

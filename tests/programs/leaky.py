@@ -57,35 +57,32 @@ def say(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
-def await_input(*, line: bool) -> bool:
-    """Wait for a line or a signal, or for the end of stdin.  False: it ended, or SIGTERM came."""
-    told: list[int] = []
-    read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    signal.set_wakeup_fd(write_end)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda caught, _frame: told.append(caught))
-    try:
-        while True:
-            readable, _, _ = select.select([0, read_end], [], [])
-            if read_end in readable:
-                os.read(read_end, 64)
-                if signal.SIGTERM in told:
-                    return False
-                if line and told:
-                    return True
+class Input:
+    """stdin, SIGUSR1 and SIGTERM, watched from its making on: what comes between two waits is not lost."""
+
+    def __init__(self) -> None:
+        self._signals: set[int] = set()
+        self._wake, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda caught, _frame: self._signals.add(caught))
+
+    def wait(self, *, line: bool) -> bool:
+        """Wait for a line or SIGUSR1 (or without ``line`` for neither).  False: stdin ended, or SIGTERM came."""
+        while signal.SIGTERM not in self._signals:
+            if line and signal.SIGUSR1 in self._signals:
+                return True
+            readable, _, _ = select.select([0, self._wake], [], [])
+            if self._wake in readable:
+                os.read(self._wake, 64)
             if 0 in readable:
                 got = os.read(0, 4096)
                 if not got:
                     return False
                 if line and b"\n" in got:
                     return True
-    finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        os.close(read_end)
-        os.close(write_end)
+        return False
 
 
 def main(arguments: list[str]) -> int:
@@ -95,8 +92,9 @@ def main(arguments: list[str]) -> int:
         print("usage: leaky.py [--wait] COUNT INTERVAL_MS", file=sys.stderr)
         return 2
     count, interval_ms = map(int, numbers)
+    told = Input()
     say(hello="leaky.py", pid=os.getpid(), waiting=wait)
-    if wait and not await_input(line=True):
+    if wait and not told.wait(line=True):
         return 0
     kept: list[subprocess.Popen[bytes]] = []
     leaked, waited = [], []
@@ -114,7 +112,7 @@ def main(arguments: list[str]) -> int:
         await_zombie(pid)
     say(leaked=count, waited=len(waited), functions=functions, leaked_pids=leaked, waited_pids=waited)
     say(ready=True)
-    await_input(line=False)
+    told.wait(line=False)
     return 0
 
 

@@ -42,31 +42,41 @@ void fail(const char *what)
 	_exit(1);
 }
 
-/* Reads stdin until a line's end (or, without until_line, until it closes) or until *told. */
-static bool read_stdin(bool until_line, const volatile sig_atomic_t *told)
+/*
+ * Handlers for the two signals that count, which stay blocked (SIG_BLOCK) but while read_stdin() sleeps: none can slip
+ * in between its look at the flags and the sleep.
+ */
+static void catch_signals(int how)
+{
+	struct sigaction start = {.sa_handler = on_start}, end = {.sa_handler = on_end};
+	sigset_t both;
+
+	sigemptyset(&both);
+	sigaddset(&both, SIGTERM);
+	sigaddset(&both, SIGUSR1);
+	sigaction(SIGUSR1, &start, NULL);
+	sigaction(SIGTERM, &end, NULL);
+	sigprocmask(how, &both, NULL);
+}
+
+/* Reads stdin until a line's end, or until SIGUSR1 (for_start), or until it closes.  False: it closed, or SIGTERM came. */
+static bool read_stdin(bool for_start)
 {
 	struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-	sigset_t blocked, before;
+	sigset_t asleep;
 	char byte;
 
-	/* the two signals get through only inside ppoll: none can slip in between the look at *told and the sleep */
-	sigemptyset(&blocked);
-	sigaddset(&blocked, SIGTERM);
-	sigaddset(&blocked, SIGUSR1);
-	sigprocmask(SIG_BLOCK, &blocked, &before);
-	sigdelset(&before, SIGTERM);
-	sigdelset(&before, SIGUSR1);
-	while (!*told && !ended) {
-		if (ppoll(&input, 1, NULL, &before) < 0)
+	sigprocmask(SIG_BLOCK, NULL, &asleep);
+	sigdelset(&asleep, SIGTERM);
+	sigdelset(&asleep, SIGUSR1);
+	while (!ended && !(for_start && started)) {
+		if (ppoll(&input, 1, NULL, &asleep) < 0)
 			continue;
-		if (read(STDIN_FILENO, &byte, 1) <= 0) {
-			ended = 1;
-			break;
-		}
-		if (until_line && byte == '\n')
+		if (read(STDIN_FILENO, &byte, 1) <= 0)
+			return false;
+		if (for_start && byte == '\n')
 			break;
 	}
-	sigprocmask(SIG_SETMASK, &before, NULL);
 	return !ended;
 }
 
@@ -90,15 +100,14 @@ void truth_start(const char *program, int *argc, char **argv)
 		fail("pipe2");
 	hold_read = pipes[0];
 	hold_write = pipes[1];
+	if (wait) /* before the hello: from then on it may be signalled */
+		catch_signals(SIG_BLOCK);
 	printf("{\"hello\": \"%s\", \"pid\": %d, \"waiting\": %s}\n", program, self_pid(), wait ? "true" : "false");
 	fflush(stdout);
 	if (wait) {
-		struct sigaction start = {.sa_handler = on_start}, term = {.sa_handler = on_end};
-
-		sigaction(SIGUSR1, &start, NULL);
-		sigaction(SIGTERM, &term, NULL);
-		if (!read_stdin(true, &started))
+		if (!read_stdin(true))
 			exit(0);
+		catch_signals(SIG_UNBLOCK);
 		signal(SIGUSR1, SIG_DFL);
 		signal(SIGTERM, SIG_DFL);
 	}
@@ -148,13 +157,11 @@ void truth_print(void)
 
 void truth_hold(void)
 {
-	struct sigaction term = {.sa_handler = on_end};
-
 	alarm(0);
-	sigaction(SIGTERM, &term, NULL);
+	catch_signals(SIG_BLOCK);
 	printf("{\"ready\": true}\n");
 	fflush(stdout);
-	read_stdin(false, &ended);
+	read_stdin(false);
 	exit(0);
 }
 
