@@ -9,11 +9,11 @@ the exact time and the waiter; the release record is the truth where no call was
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
-from tracer.lifecycle.task import PRE_EXISTING, Fate, Task, pid_of
+from tracer.lifecycle.task import NS_PER_TICK, PRE_EXISTING, Fate, Task, pid_of
 from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
 
 WNOWAIT = 0x01000000
@@ -63,8 +63,14 @@ class Graph:
             int, FailedKey
         ] = {}  # tid -> clone3 refused: no failure if a clone follows (trap 12)
         self._latency = LatencyHistogram()
+        self._folded: set[int] = set()  # released since expect_scan
+        self._remember_folded = False
         self._names: dict[bytes, str] = {}
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
+
+    def begin(self, start_ns: int) -> None:
+        """The trace begins now; records of before belong to no target."""
+        self._start_ns = start_ns
 
     # --- records -----------------------------------------------------------------------------------------------
 
@@ -250,6 +256,8 @@ class Graph:
             self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
         if self._changed is not None:
             self._changed[task.id] = task
+        if self._remember_folded:
+            self._folded.add(task.id)
         if task.id not in self._parents:
             self._reaped.pop(task.id, None)
         if not task.root:
@@ -310,45 +318,76 @@ class Graph:
         if self._changed is not None:
             self._changed[task.id] = task
 
+    def expect_scan(self) -> None:
+        """A scan of /proc is about to be made for ``resync``: remember who is released from now on."""
+        self._folded = set()
+        self._remember_folded = True
+
+    def knows(self, ident: int) -> bool:
+        """It is in the graph, or was when the last scan was expected."""
+        return ident in self.tasks or ident in self._folded
+
+    def agrees_with(self, seen: Mapping[int, Seen], at_ns: int) -> bool:
+        """What ``resync`` would find nothing to mend in."""
+        return not any(self._disagreements(seen, at_ns))
+
     def resync(self, seen: Mapping[int, Seen], at_ns: int) -> int:
-        """Compare with a scan of /proc made at ``at_ns``; call it some 0.2 s later, when the records of that moment
+        """Compare with a scan of /proc made at ``at_ns``; call it some 0.3 s later, when the records of that moment
         are all in.  Mends what records were lost (trap 14): such children become ``unknown``, or ``zombie`` where
         /proc shows one.  Returns how many contradictions it found; they are in ``anomalies`` as well.
         """
         before = self.anomalies
-        for task in list(self.tasks.values()):
-            if max(task.forked_ns, task.exited_ns) >= at_ns:
-                continue
-            there = seen.get(task.id)
-            if there is None:
-                task.fate = Fate.WAITED if task.fate is Fate.WAITED else Fate.UNKNOWN
+        for task, there in list(self._disagreements(seen, at_ns)):
+            if task is None:
+                if there is not None:
+                    self._adopt(there, at_ns)
+            elif there is None:
+                task.fate = Fate.UNKNOWN
                 task.reaped_ns = at_ns
                 self.anomalies += not task.root
                 self._fold(task)
-            elif there.zombie and not task.exited_ns and not task.root:
-                task.exited_ns = at_ns
-                task.exit_parent = there.parent or task.parent
-                task.fate = Fate.ZOMBIE if there.parent == task.parent else Fate.ORPHANED
-                self._dead[task.pid] = task
+            else:
+                self._found_dead(task, there, at_ns)
                 self.anomalies += 1
-        for each in seen.values():
-            if (
-                each.id not in self.tasks
-                and each.parent in self.tasks
-                and pid_of(each.id) not in self._old_zombies
-            ):
-                self._adopt(each, at_ns)
+        self._folded = set()
+        self._remember_folded = False
         return self.anomalies - before
 
-    def _adopt(self, each: Seen, at_ns: int) -> None:
+    def _disagreements(
+        self, seen: Mapping[int, Seen], at_ns: int
+    ) -> Iterator[tuple[Task | None, Seen | None]]:
+        """Tasks that /proc does not show, or shows dead while they live here; children that only /proc shows."""
+        for task in self.tasks.values():
+            if max(task.forked_ns, task.exited_ns) >= at_ns:
+                continue
+            there = seen.get(task.id)
+            if there is None or (there.zombie and not task.exited_ns and not task.root):
+                yield task, there
+        for there in seen.values():
+            parent = self.tasks.get(there.parent)
+            if (
+                parent is not None
+                and parent.forked_ns < at_ns
+                and there.id not in self.tasks
+                and pid_of(there.id) not in self._old_zombies
+                and there.id not in self._folded
+                and not _started_since(there.id, at_ns)
+            ):
+                yield None, there
+
+    def _adopt(self, there: Seen, at_ns: int) -> None:
         """A child whose fork was lost."""
-        if self.tasks[each.parent].forked_ns >= at_ns:
-            return
-        task = self._missed(each.id, each.parent)
-        task.comm, task.ns_pid, task.forker_ns_pid = each.comm, each.ns_pid, each.ns_pid
-        if each.zombie:
-            task.exited_ns, task.exit_parent, task.fate = at_ns, each.parent, Fate.ZOMBIE
-            self._dead[task.pid] = task
+        task = self._missed(there.id, there.parent)
+        task.comm, task.ns_pid, task.forker_ns_pid = there.comm, there.ns_pid, there.ns_pid
+        if there.zombie:
+            self._found_dead(task, there, at_ns)
+
+    def _found_dead(self, task: Task, there: Seen, at_ns: int) -> None:
+        """Its exit was lost."""
+        task.exited_ns = at_ns
+        task.exit_parent = there.parent or task.parent
+        task.fate = Fate.ZOMBIE if task.exit_parent == task.parent else Fate.ORPHANED
+        self._dead[task.pid] = task
 
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
@@ -426,3 +465,8 @@ class Graph:
             "failed_forks": sum(failed.values()),
             "threads_running": sum(max(task.threads - 1, 0) for task in self.tasks.values()),
         }
+
+
+def _started_since(ident: int, at_ns: int) -> bool:
+    """By the start time in its identity; in clock ticks, so that one started in the same tick counts as later."""
+    return ((ident - at_ns // NS_PER_TICK) & 0xFFFFFFFF) < 1 << 31

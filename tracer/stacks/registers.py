@@ -28,3 +28,8 @@ def decode(regs: bytes | memoryview) -> dict[int, int]:
     """DWARF number -> value for the 17 registers of a ``struct pt_regs`` (168 bytes; struct.error otherwise)."""
     values = _LAYOUT.unpack(regs)
     return {number: values[index] for number, index in _PICKS}
+
+
+def pt_regs_index(number: int) -> int:
+    """Where a DWARF register stands in ``struct pt_regs``, counted in words."""
+    return _PT_REGS.index(number)

@@ -1,0 +1,388 @@
+"""A live trace from start to report: the probe, the graph, the stacks and the capture, joined.
+
+Start order (trap 15): follow the targets, attach with every process of the host recorded, scan /proc, follow what it
+shows below the targets and what those forked meanwhile; then record the followed ones alone.  A child forked by a
+followed process is followed by the kernel, so from there on nothing is missed.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tracer import __version__, procfs, trace
+from tracer.capture.errors import CaptureError
+from tracer.capture.meta import Meta
+from tracer.capture.writer import CaptureWriter
+from tracer.errors import ForktraceError
+from tracer.lifecycle.graph import Graph, Seen
+from tracer.lifecycle.snapshot import Snapshot
+from tracer.lifecycle.summary import About, summarize
+from tracer.lifecycle.task import pid_of
+from tracer.probe.probe import Probe, ProbeOptions
+from tracer.records import EVENT
+from tracer.stacks.store import StackStore
+
+DRAIN_S = 0.05  # how long records may wait in the rings
+TICK_S = 1.0  # losses, targets and the capture are looked after this often
+SETTLE_S = 0.3  # releases are recorded by an RCU callback: up to so long after a child was reaped
+MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """pids: the targets.  everything: all processes of the host.  cgroup: a cgroup directory, looked at each second
+    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.
+    """
+
+    pids: tuple[int, ...] = ()
+    everything: bool = False
+    cgroup: str | None = None
+    min_age_s: float = 1.0
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
+
+
+class Session:
+    """One trace.  ``start``, then ``step`` until ``over`` or enough, then ``finish``; ``close`` in any case."""
+
+    def __init__(self, options: SessionOptions, record_changes: bool = False) -> None:
+        """Load the programs; nothing is traced yet.  Raises what ``Probe`` raises."""
+        self.options = options
+        self.capture: CaptureWriter | None = None
+        self.capture_problem: str | None = None
+        self._probe = Probe(options.probe)
+        self._stacks = StackStore(self._probe)
+        self._samples: dict[int, int] = {}
+        self._roots: set[int] = set()
+        self._targets: tuple[trace.Target, ...] = ()
+        self._incomplete: dict[str, None] = {}
+        self._notes: dict[str, None] = {}
+        self._lost: dict[str, int] = self._probe.lost()
+        self._suspect: tuple[dict[int, Seen], int] | None = None
+        self._captured_stacks = 0
+        self._next_tick = 0.0
+        self._poll = select.poll()
+        self._poll.register(self._probe.samples.fd, select.POLLIN)
+        self.started_at = time.time()
+        self.start_ns = procfs.boottime_ns()
+        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), record_changes)
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Raises ``ForktraceError`` when a target is gone, no process, or a thread."""
+        pids = list(self.options.pids)
+        if self.options.cgroup is not None:
+            pids += cgroup_pids(self.options.cgroup)
+            if not pids:
+                raise ForktraceError(f"no process is in the cgroup {self.options.cgroup}", "start it first")
+        identities = [check_target(pid) for pid in pids]
+        for identity in identities:
+            self._follow(identity)
+        self._probe.follow_everything(True)
+        self._probe.attach()
+        self.started_at = time.time()
+        self.start_ns = procfs.boottime_ns()
+        self.graph.begin(self.start_ns)
+        stats = procfs.scan()
+        if self.options.everything:
+            self._add_everything(stats)
+        else:
+            self._add_targets(stats, identities)
+        before = -1
+        while before != len(self.graph.tasks):  # children forked by those that were not followed in time
+            before = len(self.graph.tasks)
+            self.drain()
+            for task in list(self.graph.tasks.values()):
+                if not task.exited_ns:
+                    self._follow(task.id)
+        self._probe.follow_everything(False)
+        self._next_tick = time.monotonic() + TICK_S
+
+    def _add_targets(self, stats: dict[int, procfs.Stat], identities: list[int]) -> None:
+        for identity in identities:
+            stat = stats.get(pid_of(identity))
+            if stat is None or procfs.identity(stat) != identity or procfs.is_zombie(stat):
+                raise ForktraceError(
+                    f"process {pid_of(identity)} ended before tracing began",
+                    "start it with: sudo forktrace run -- COMMAND",
+                )
+        pids = {pid_of(identity) for identity in identities}
+        below = procfs.descendants(stats, pids)
+        self._roots = {identity for identity in identities if pid_of(identity) not in below}
+        self._targets = tuple(trace.Target(pid, stats[pid].comm) for pid in sorted(pids))
+        for pid in pids | below:
+            seen = _seen(stats[pid], stats)
+            self.graph.add_existing(seen, root=seen.id in self._roots)
+            self._follow(seen.id)
+
+    def _add_everything(self, stats: dict[int, procfs.Stat]) -> None:
+        for stat in stats.values():
+            if stat.is_kernel_thread:
+                continue
+            seen = _seen(stat, stats)
+            # A child of nobody, or of the kernel's own threads.
+            self.graph.add_existing(seen, root=not stat.ppid or stats.get(stat.ppid, stat).is_kernel_thread)
+            self._follow(seen.id)
+        self._targets = ()
+
+    def _follow(self, identity: int) -> None:
+        if not self._probe.follow(identity):
+            self._say_incomplete(
+                f"more than {self.options.probe.max_traced} processes lived at once: some were not followed"
+            )
+
+    # --- while it runs ---------------------------------------------------------------------------------------
+
+    def watch(self, descriptor: int) -> None:
+        """``step`` returns early when this descriptor becomes readable."""
+        self._poll.register(descriptor, select.POLLIN)
+
+    def step(self, timeout_s: float = DRAIN_S) -> None:
+        """Wait a little, then take what the kernel recorded."""
+        self._poll.poll(max(timeout_s, 0) * 1000)
+        self.drain()
+        if time.monotonic() >= self._next_tick:
+            self._next_tick = time.monotonic() + TICK_S
+            self._tick()
+
+    def over(self) -> bool:
+        """All targets have ended."""
+        if not self._roots or self.options.everything:
+            return False
+        tasks = self.graph.tasks
+        return all(root not in tasks or tasks[root].exited_ns for root in self._roots)
+
+    def drain(self) -> int:
+        """Take all that is in the rings; returns the number of events."""
+        probe, samples = self._probe, self._samples
+        end = probe.events.produced()
+        for sample in probe.take_samples():  # a fork's sample is in its ring before the fork is in the other
+            samples[sample.number] = self._stacks.add(sample)
+        view = probe.events.fixed(end, EVENT.size)
+        if not view:
+            return 0
+        count = self.graph.apply(EVENT.iter_unpack(view), samples)
+        probe.events.consume(len(view))
+        if len(samples) > MAX_FORGOTTEN:
+            samples.clear()
+        return count
+
+    def _tick(self) -> None:
+        self._look_for_losses()
+        if self.options.cgroup is not None:
+            self._add_newcomers(self.options.cgroup)
+        if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
+            self._suspect = self._suspect or self._scan()
+        if self.capture is not None:
+            self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+
+    def _look_for_losses(self) -> None:
+        """Lost events: compare with /proc, once what was recorded by then is in (trap 14)."""
+        if self._suspect is not None:
+            self.graph.resync(*self._suspect)
+            self._suspect = None
+        lost = self._probe.lost()
+        if lost["events"] != self._lost["events"]:
+            self._suspect = self._scan()
+        self._lost = lost
+
+    def _add_newcomers(self, cgroup: str) -> None:
+        for pid in cgroup_pids(cgroup):
+            stat = procfs.read_stat(pid)
+            if (
+                stat is not None
+                and procfs.identity(stat) not in self.graph.tasks
+                and not procfs.is_zombie(stat)
+            ):
+                seen = _seen(stat, {})
+                self._roots.add(seen.id)
+                self.graph.add_existing(seen, root=True)
+                self._follow(seen.id)
+
+    def _scan(self) -> tuple[dict[int, Seen], int]:
+        """Our processes as /proc shows them, and the CLOCK_BOOTTIME at which they were all there or not."""
+        self.graph.expect_scan()
+        at_ns = procfs.boottime_ns()
+        stats = procfs.scan()
+        identities = {pid: procfs.identity(stat) for pid, stat in stats.items()}
+        known = self.graph.tasks
+        seen = {}
+        for pid, stat in stats.items():
+            parent = identities.get(stat.ppid, 0)
+            if identities[pid] in known or parent in known:
+                seen[identities[pid]] = Seen(
+                    identities[pid], parent, stat.comm, pid, procfs.is_zombie(stat), stat.num_threads
+                )
+        return seen, at_ns
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def finish(self) -> trace.Trace:
+        """End the tracing, settle what is open, and give the finished model."""
+        self.drain()
+        seen, at_ns = self._scan()
+        self.drain()
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline and not self.graph.agrees_with(seen, at_ns):
+            time.sleep(0.01)
+            self.drain()
+        self._probe.detach()
+        self.drain()
+        self._lost = self._probe.lost()
+        reconciliation = self._reconcile(seen)
+        found = self.graph.resync(seen, at_ns)
+        if found and not self._lost["events"]:
+            self._say_incomplete(
+                f"{found} children were not where their records left them; their fate is unknown"
+            )
+        snapshot = self.graph.snapshot(procfs.boottime_ns())
+        about = self._about(reconciliation)
+        self._flush(snapshot, about, final=True)
+        named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
+        return summarize(snapshot, named, replace(about, notes=(*about.notes, *self._stacks.notes())))
+
+    def _reconcile(self, seen: dict[int, Seen]) -> trace.Reconciliation:
+        """The zombies of ``seen``, each explained by the trace or not."""
+        standing = [each for each in seen.values() if each.zombie and each.id not in self._roots]
+        explained = old = 0
+        unexplained = []
+        for each in standing:
+            if self.graph.knows(each.id):
+                explained += 1
+            elif self.graph.is_old_zombie(pid_of(each.id)):
+                old += 1
+            else:
+                stat = procfs.read_stat(pid_of(each.id))  # forked, dead and reaped while we looked?
+                if stat is not None and procfs.identity(stat) == each.id:
+                    unexplained.append(pid_of(each.id))
+        total = explained + old + len(unexplained)
+        return trace.Reconciliation(total, explained, old, len(unexplained), tuple(sorted(unexplained)))
+
+    def _about(self, reconciliation: trace.Reconciliation | None = None) -> About:
+        return About(
+            version=__version__,
+            host=procfs.host_facts(),
+            started_at=self.started_at,
+            targets=self._targets,
+            lost_events=self._lost["events"],
+            incomplete_because=tuple(self._incomplete_because()),
+            notes=tuple(self._notes),
+            reconciliation=reconciliation,
+        )
+
+    def _say_incomplete(self, sentence: str) -> None:
+        self._incomplete[sentence] = None
+
+    def _incomplete_because(self) -> Iterable[str]:
+        yield from self._incomplete
+        lost = self._lost
+        if lost["events"]:
+            yield (
+                f"{lost['events']} records were lost: the kernel's ring was full. Some children may be missing; "
+                f"those whose fate became doubtful are counted as unknown"
+            )
+        if lost["stacks"]:
+            yield f"{lost['stacks']} stacks were lost: the stack ring was full. Their forks are counted without a stack"
+        if lost["traced"]:
+            yield f"{lost['traced']} children were not followed: the table of traced processes was full"
+        if self._stacks.dropped:
+            yield f"{self._stacks.dropped} forks are counted without a stack: too many different stacks"
+
+    # --- capture ---------------------------------------------------------------------------------------------
+
+    def meta(self) -> Meta:
+        """For a capture of this session."""
+        about = self._about()
+        return Meta(
+            version=about.version,
+            host=about.host,
+            started_at=about.started_at,
+            start_ns=self.start_ns,
+            targets=about.targets,
+            min_age_s=self.options.min_age_s,
+        )
+
+    def _flush(self, snapshot: Snapshot, about: About, final: bool) -> None:
+        """To the capture, if there is one.  When it fails the trace goes on, and the report says so."""
+        if self.capture is None:
+            return
+        new = [self._stacks.stack(i) for i in range(self._captured_stacks + 1, len(self._stacks) + 1)]
+        extra = {
+            "lost_events": about.lost_events,
+            "incomplete_because": about.incomplete_because,
+            "notes": (*about.notes, *self._stacks.notes()),
+            "reconciliation": about.reconciliation,
+        }
+        try:
+            self.capture.flush(snapshot, self.graph.take_changed(), new, final, extra)
+        except CaptureError as error:
+            self.capture_problem = str(error)
+            self._notes[f"the capture is not complete: {error}"] = None
+            self.capture = None
+            return
+        self._captured_stacks += len(new)
+
+    def close(self) -> None:
+        if self.capture is not None:
+            self.capture.close()
+        self._stacks.close()
+        self._probe.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_target(pid: int) -> int:
+    """The identity of a process that can be traced.  Raises ``ForktraceError`` with what to trace instead."""
+    stat = procfs.read_stat(pid)
+    if stat is None:
+        raise ForktraceError(
+            f"there is no process {pid}", "forktrace ps lists the processes that hold zombies"
+        )
+    status = procfs.status(pid)
+    if status is not None and status.is_thread:
+        raise ForktraceError(
+            f"{pid} is a thread of process {status.tgid}", f"trace the process: -p {status.tgid}"
+        )
+    if stat.is_kernel_thread:
+        raise ForktraceError(
+            f"{pid} ({stat.comm}) is a kernel thread", "it has no user code that could be traced"
+        )
+    if procfs.is_zombie(stat):
+        raise ForktraceError(
+            f"process {pid} is a zombie itself: it does nothing any more",
+            f"trace the parent that does not reap it: -p {stat.ppid}",
+        )
+    return procfs.identity(stat)
+
+
+def cgroup_pids(path: str) -> list[int]:
+    """All processes in a cgroup directory and those below it.  Raises ``ForktraceError`` if it is none."""
+    try:
+        files = [Path(path) / "cgroup.procs", *Path(path).glob("**/*/cgroup.procs")]
+        return sorted({int(pid) for file in files for pid in file.read_text().split() if pid != "0"})
+    except (OSError, ValueError) as error:
+        raise ForktraceError(
+            f"{path} is no cgroup directory ({error})",
+            "name one below /sys/fs/cgroup; cat /proc/PID/cgroup shows it",
+        ) from None
+
+
+def _seen(stat: procfs.Stat, stats: dict[int, procfs.Stat]) -> Seen:
+    status = procfs.status(stat.pid)
+    parent = stats.get(stat.ppid)
+    return Seen(
+        id=procfs.identity(stat),
+        parent=procfs.identity(parent) if parent else 0,
+        comm=stat.comm,
+        ns_pid=status.ns_tgids[-1] if status else stat.pid,
+        zombie=procfs.is_zombie(stat),
+        threads=stat.num_threads,
+    )
