@@ -11,10 +11,10 @@ import inspect
 import posixpath
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
@@ -39,6 +39,10 @@ _SECTIONS = (
 )
 
 Position = tuple[str | None, int | None]
+Span = tuple[int, int, int]  # start, end (exclusive), offset of the unit in .debug_info
+Ranges = tuple["array[int]", "array[int]", "array[int]"]  # the same in columns, by start
+
+T = TypeVar("T")
 
 
 def budget() -> Budget:
@@ -84,31 +88,35 @@ class LineTable:
         self._units: dict[int, Unit] = {}
 
     def position(self, address: int) -> Position | None:
-        """(file, line) at a virtual address.  The file is as DWARF has it: directory of compilation and name joined."""
+        """(file, line) at a virtual address; the file is DWARF's, joined with the directory of the compilation."""
+        if self._dwarf is None:
+            return None
+        offset = self._unit_offset(address)
+        if offset is None:
+            return None
+        unit = self._units.get(offset)
+        if unit is None:
+            nothing = Unit([], [], {})
+            unit = self._units[offset] = self._try(lambda: _read_unit(self._dwarf, offset), nothing)
+        return unit.position(address)
+
+    def _try(self, step: Callable[[], T], otherwise: T) -> T:
         try:
-            dwarf = self._dwarf
-            if dwarf is None:
-                return None
-            offset = self._unit_offset(address)
-            if offset is None:
-                return None
-            unit = self._units.get(offset)
-            if unit is None:
-                unit = self._units[offset] = guarded(lambda: _read_unit(dwarf, offset))
-            return unit.position(address)
+            return guarded(step)
         except BadElf as error:
             self._note(f"line table: it {error}")
-            self._dwarf = None
-            return None
+            return otherwise
 
     @cached_property
     def _dwarf(self) -> Any:
-        for elf in self._files:
-            if elf.section(".debug_line") and elf.section(".debug_info"):
-                return guarded(lambda elf=elf: self._open(elf))  # type: ignore[misc]
-        return None
+        return self._try(self._open, None)
 
-    def _open(self, elf: ElfFile) -> Any:
+    def _open(self) -> Any:
+        """A DWARFInfo that reads the sections in place; None without line tables."""
+        with_lines = (f for f in self._files if f.section(".debug_line") and f.section(".debug_info"))
+        elf = next(with_lines, None)
+        if elf is None:
+            return None
         found: dict[str, Any] = {}
         for name in _SECTIONS:
             section = elf.section(f".{name}")
@@ -124,36 +132,47 @@ class LineTable:
         return DWARFInfo(config, **{**parameters, **found})
 
     def _unit_offset(self, address: int) -> int | None:
-        for starts, ends, offsets in (self._aranges, self._unit_ranges):
+        for starts, ends, offsets in self._tables():
             index = bisect_right(starts, address) - 1
             if index >= 0 and address < ends[index]:
                 return offsets[index]
         return None
 
-    @cached_property
-    def _aranges(self) -> tuple[array[int], array[int], array[int]]:
-        table = guarded(self._dwarf.get_aranges)
-        entries = table.entries if table else ()
-        return _columns([(e.begin_addr, e.begin_addr + e.length, e.info_offset) for e in entries])
+    def _tables(self) -> Iterator[Ranges]:
+        yield self._aranges
+        yield self._unit_ranges
 
     @cached_property
-    def _unit_ranges(self) -> tuple[array[int], array[int], array[int]]:
-        """For units that .debug_aranges leaves out: all of clang's, and some assembly."""
-        return guarded(lambda: _columns(list(_unit_ranges(self._dwarf))))
+    def _aranges(self) -> Ranges:
+        return self._try(lambda: _columns(_aranges(self._dwarf)), _columns(()))
+
+    @cached_property
+    def _unit_ranges(self) -> Ranges:
+        """Of units that .debug_aranges leaves out: all of clang's, and some assembly."""
+        listed = set(self._aranges[2])
+        return self._try(lambda: _columns(_unit_ranges(self._dwarf, listed)), _columns(()))
 
 
-def _columns(spans: list[tuple[int, int, int]]) -> tuple[array[int], array[int], array[int]]:
+def _columns(spans: Iterable[Span]) -> Ranges:
     """(start, end, offset) -> three arrays by start.  Address 0 is code that the linker dropped."""
-    spans = sorted(span for span in spans if 0 < span[0] < span[1] < 1 << 63)
+    kept = sorted(span for span in spans if 0 < span[0] < span[1] < 1 << 63)
     return (
-        array("Q", [start for start, _, _ in spans]),
-        array("Q", [end for _, end, _ in spans]),
-        array("Q", [offset for _, _, offset in spans]),
+        array("Q", [start for start, _, _ in kept]),
+        array("Q", [end for _, end, _ in kept]),
+        array("Q", [offset for _, _, offset in kept]),
     )
 
 
-def _unit_ranges(dwarf: Any) -> Iterator[tuple[int, int, int]]:
+def _aranges(dwarf: Any) -> Iterator[Span]:
+    table = dwarf.get_aranges()
+    for entry in table.entries if table else ():
+        yield entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset
+
+
+def _unit_ranges(dwarf: Any, listed: set[int]) -> Iterator[Span]:
     for unit in dwarf.iter_CUs():
+        if unit.cu_offset in listed:
+            continue
         attributes = unit.get_top_DIE().attributes
         low = attributes["DW_AT_low_pc"].value if "DW_AT_low_pc" in attributes else 0
         if "DW_AT_high_pc" in attributes:
