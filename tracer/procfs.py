@@ -143,14 +143,15 @@ def scan() -> dict[int, Stat]:
 
 def status(pid: int) -> Status | None:
     """One process or thread; None when it is gone or hidden from us."""
-    text = read_file(f"/proc/{pid}/status")
-    if not text:
-        return None
+    return _parse_status(read_file(f"/proc/{pid}/status") or b"")
+
+
+def _parse_status(text: bytes) -> Status | None:
     fields: dict[bytes, bytes] = {}
     for line in text.split(b"\n"):  # the kernel escapes newlines in Name
         key, _, value = line.partition(b":")
         fields.setdefault(key, value)
-    if b"SigIgn" not in fields:  # released between open and read: the signal lines are left out
+    if b"SigIgn" not in fields:  # gone, or released between open and read: then the signal lines are left out
         return None
     return Status(
         pid=int(fields[b"Pid"]),
@@ -247,7 +248,7 @@ def host_facts() -> dict[str, str | int | None]:
 
 def _sees_exit_codes() -> bool:
     """The kernel prints 0 for an exit code that the reader may not know; with this capability a 0 is a 0."""
-    own = status(int(os.readlink("/proc/self")))  # /proc may be another pid namespace's
+    own = _parse_status(read_file("/proc/self/status") or b"")
     return own is not None and bool(own.cap_effective >> _CAP_SYS_PTRACE & 1)
 
 
