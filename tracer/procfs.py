@@ -116,7 +116,7 @@ def read_stat(pid: int) -> Stat | None:
     if not line:
         return None
     stat = parse_stat(line)
-    if stat.exit_code == 0 and not _sees_exit_codes():
+    if stat.exit_code == 0 and not _may_trace_others():
         return replace(stat, exit_code=None)
     return stat
 
@@ -135,7 +135,7 @@ def scan() -> dict[int, Stat]:
         stats[stat.pid] = stat
         if stat.exit_code == 0:
             seen.append(stat.pid)
-    if seen and not _sees_exit_codes():
+    if seen and not _may_trace_others():
         for pid in seen:
             stats[pid] = replace(stats[pid], exit_code=None)
     return stats
@@ -218,14 +218,18 @@ def age_ns(stat: Stat, now_ns: int) -> int:
 
 
 def hides_others() -> bool:
-    """/proc is mounted with hidepid, so that an unprivileged scan sees the caller's own processes only."""
-    mounts = read_file("/proc/self/mountinfo") or b""
-    for line in mounts.splitlines():
+    """/proc is mounted with hidepid, and so a scan of ours sees our own user's processes only."""
+    options: dict[bytes, bytes] = {}
+    for line in (read_file("/proc/self/mountinfo") or b"").splitlines():
         fields, _, source = line.partition(b" - ")
-        if fields.split()[4:5] == [b"/proc"]:
-            options = source.split()[-1].split(b",")
-            return any(o.startswith(b"hidepid=") and o not in (b"hidepid=0", b"hidepid=off") for o in options)
-    return False
+        if fields.split()[4:5] == [b"/proc"]:  # the last one lies on top
+            options = {
+                name: value for name, _, value in (o.partition(b"=") for o in source.split()[-1].split(b","))
+            }
+    if options.get(b"hidepid", b"off") in (b"off", b"0"):
+        return False
+    exempt = int(options.get(b"gid", b"0"))
+    return exempt not in (os.getegid(), *os.getgroups()) and not _may_trace_others()
 
 
 def host_facts() -> dict[str, str | int | None]:
@@ -246,8 +250,8 @@ def host_facts() -> dict[str, str | int | None]:
     }
 
 
-def _sees_exit_codes() -> bool:
-    """The kernel prints 0 for an exit code that the reader may not know; with this capability a 0 is a 0."""
+def _may_trace_others() -> bool:
+    """/proc tells everything to who has this capability.  To others it prints 0 for an exit code that it hides."""
     own = _parse_status(read_file("/proc/self/status") or b"")
     return own is not None and bool(own.cap_effective >> _CAP_SYS_PTRACE & 1)
 
