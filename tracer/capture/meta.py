@@ -39,9 +39,11 @@ def to_rows(meta: Meta) -> dict[str, str]:
 def from_rows(rows: Mapping[str, str]) -> Meta:
     """The inverse.  Nothing in ``rows`` is trusted: raises ValueError for a missing or mistyped field."""
     try:
-        fields = {name: json.loads(rows[name]) for name in Meta.__dataclass_fields__}
-    except (KeyError, RecursionError) as error:
-        raise ValueError(f"meta: {error}") from None
+        fields = {name: json.loads(rows[name]) for name in _KINDS}
+    except KeyError as error:
+        raise ValueError(f"meta: {error} is missing") from None
+    except RecursionError:
+        raise ValueError("meta: nested too deep") from None
     for name, kinds in _KINDS.items():
         if type(fields[name]) not in kinds:
             raise ValueError(f"meta: {name} is no {kinds[0].__name__}")

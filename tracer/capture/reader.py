@@ -33,7 +33,6 @@ from tracer.trace import Frame, Library, Stack
 MAX_VALUE = 1 << 24  # bytes of one value; longer ones are an error
 MAX_FRAMES = 10_000  # of one stack
 BUSY_S = 5.0
-PRE_EXISTING = -1  # the snapshot's "stack" of children that were there before the trace
 
 Row = tuple[Any, ...]
 
@@ -209,25 +208,24 @@ def _unfinished(meta: Meta) -> str:
 
 
 def _groups(db: sqlite3.Connection, meta: Meta) -> dict[tuple[int, str], Group]:
-    """Never-waited children as the graph groups them: first those that were released, then the standing."""
+    """Never-waited children in the order in which the graph folds them: as they were released, then the standing."""
     groups: dict[tuple[int, str], Group] = {}
     columns = ", ".join(name.split(".")[0] for name in TASK_FIELDS)
     query = (
         f"SELECT {columns} FROM tasks WHERE fate IN ('zombie', 'orphaned') AND NOT root "  # noqa: S608
-        "ORDER BY reaped_ns = 0, reaped_ns, exited_ns, id"
+        "ORDER BY reaped_ns = 0, reaped_ns, forked_ns, id"
     )
     for row in _rows(db, query, *_TASK_TYPES):
         task = _task(row)
-        key = (PRE_EXISTING if task.pre_existing else task.stack, task.fate.value)
-        groups.setdefault(key, Group()).add(task, meta.end_ns, round(meta.min_age_s * 1e9))
+        groups.setdefault((task.stack, task.fate.value), Group()).add(
+            task, meta.end_ns, round(meta.min_age_s * 1e9)
+        )
     return groups
 
 
+_TASK_TEXTS = ("fork_comm", "comm", "reaped_by_call", "fate.value")
 _TASK_TYPES: tuple[Any, ...] = tuple(
-    {"comm": str, "reaped_by_call": str, "wait_call": str, "fate.value": str, "exit_code": int | None}.get(
-        name, int
-    )
-    for name in TASK_FIELDS
+    int | None if name == "exit_code" else str if name in _TASK_TEXTS else int for name in TASK_FIELDS
 )
 
 

@@ -22,23 +22,20 @@ TABLES: Mapping[str, str] = {
   parent INTEGER NOT NULL,        -- tasks.id of the process that had to wait for it
   forker INTEGER NOT NULL,        -- of the one that called clone
   forked_ns INTEGER NOT NULL,
-  stack INTEGER NOT NULL,         -- stacks.id, 0: none
+  stack INTEGER NOT NULL,         -- stacks.id; 0: none came with the fork, -1: forked before the trace
   ns_pid INTEGER NOT NULL,        -- pid in its innermost namespace
   forker_ns_pid INTEGER NOT NULL,
+  fork_comm TEXT NOT NULL,        -- the forker's name when it forked
   comm TEXT NOT NULL,
   execs INTEGER NOT NULL,
-  threads INTEGER NOT NULL,
-  flags INTEGER NOT NULL,
+  threads INTEGER NOT NULL,       -- living ones
   exited_ns INTEGER NOT NULL,
   exit_code INTEGER,              -- wait status: exit status << 8 | signal | 0x80 for a core
+  exit_parent INTEGER NOT NULL,   -- its parent when it died
   reaped_ns INTEGER NOT NULL,
-  reaper INTEGER NOT NULL,
-  reaped_by_call TEXT NOT NULL,
-  wait_call TEXT NOT NULL,
-  wait_ns INTEGER NOT NULL,
-  waiter INTEGER NOT NULL,
+  reaper INTEGER NOT NULL,        -- tasks.id of the process under which it was released
+  reaped_by_call TEXT NOT NULL,   -- wait4, waitid; empty when no call was seen
   fate TEXT NOT NULL,             -- waited, zombie, orphaned, autoreaped, running, unknown
-  pre_existing INTEGER NOT NULL,  -- 1: forked before the trace began
   root INTEGER NOT NULL           -- 1: a target
 )""",
     "processes": """CREATE TABLE processes (
@@ -114,11 +111,11 @@ TABLES: Mapping[str, str] = {
 }
 
 # The order of the columns of tasks, as attributes.  `.value` and `.real` make plain str and int of the enum
-# and the bools: sqlite3 binds those without a search for an adapter.
+# and the bool: sqlite3 binds those without a search for an adapter.
 TASK_FIELDS = (
-    "id", "parent", "forker", "forked_ns", "stack", "ns_pid", "forker_ns_pid", "comm", "execs", "threads",
-    "flags", "exited_ns", "exit_code", "reaped_ns", "reaper", "reaped_by_call", "wait_call", "wait_ns",
-    "waiter", "fate.value", "pre_existing.real", "root.real",
+    "id", "parent", "forker", "forked_ns", "stack", "ns_pid", "forker_ns_pid", "fork_comm", "comm", "execs",
+    "threads", "exited_ns", "exit_code", "exit_parent", "reaped_ns", "reaper", "reaped_by_call",
+    "fate.value", "root.real",
 )  # fmt: skip
 
 # Old version to the step that makes the next one of it, on a copy in memory, when such a file is read.

@@ -51,8 +51,7 @@ BAD, WARN, GOOD, DIM, HEAD = "bold red", "bold yellow", "bold green", "dim", "bo
 def render(trace: Trace, console: Console) -> None:
     """Print the report of ``trace``.  No line is wider than the console (40 cells at least)."""
     page = _Page(console)
-    leaking = any(leak.kind != "orphaned" and not leak.pre_existing for leak in trace.leaks)
-    bad = leaking or trace.totals.failed_forks
+    bad = any(leak.kind != "orphaned" for leak in trace.leaks) or trace.totals.failed_forks
     page.prose(headline(trace), style=BAD if bad else GOOD if trace.complete else WARN)
     _what_spoils_it(page, trace)
     page.prose(_trace_line(trace), style=DIM)
@@ -156,27 +155,17 @@ def _trace_line(trace: Trace) -> str:
 
 
 def _sections(trace: Trace) -> Iterable[tuple[str, list[Leak]]]:
-    """Leaks, then what is none or was not seen to begin: a title and its leaks, largest first."""
-    yield "", [leak for leak in trace.leaks if leak.kind != "orphaned" and not leak.pre_existing]
-    for title, leaks in (
-        (
-            "Older than the trace: their forks were not seen",
-            [leak for leak in trace.leaks if leak.pre_existing],
-        ),
-        (
-            "Orphaned: their parents died first, as daemons do on purpose",
-            [leak for leak in trace.leaks if leak.kind == "orphaned" and not leak.pre_existing],
-        ),
-    ):
-        if leaks:
-            yield title, leaks
+    """Leaks, then what is perhaps none: a title and its leaks, largest first."""
+    yield "", [leak for leak in trace.leaks if leak.kind != "orphaned"]
+    if orphans := [leak for leak in trace.leaks if leak.kind == "orphaned"]:
+        yield "Orphaned: their parents died first, as daemons do on purpose", orphans
 
 
 def _leak(page: _Page, number: int, leak: Leak) -> None:
     page.blank()
     kind = counted(leak.count, *KIND_OF_LEAK.get(leak.kind, (leak.kind, leak.kind)))
     facts = [f"oldest {duration(leak.oldest_age_s)}", rate(leak.rate_per_min)]
-    style = HEAD if leak.kind == "orphaned" or leak.pre_existing else BAD
+    style = HEAD if leak.kind == "orphaned" else BAD
     page.line((f"{number}. {kind}", style), ", ".join(["", *filter(None, facts)]))
     _blame(page, leak.stack)
     parents = [parent_in_words(parent) for parent in leak.parents]
@@ -188,7 +177,7 @@ def _leak(page: _Page, number: int, leak: Leak) -> None:
     more = ["…"] if leak.count > len(leak.examples) else []
     page.labelled("pids", [str(pid) for pid in leak.examples] + more)
     _why(page, leak)
-    _stack(page, leak.stack, "they were forked before the trace began" if leak.pre_existing else "")
+    _stack(page, leak.stack)
 
 
 def _blame(page: _Page, stack: Stack) -> None:
@@ -206,14 +195,11 @@ def _blame(page: _Page, stack: Stack) -> None:
 
 def _why(page: _Page, leak: Leak) -> None:
     verdict = leak.verdict
-    code = "" if verdict.code == "unknown" else visible(verdict.code).replace("_", " ")
-    text = ": ".join(filter(None, (code, visible(verdict.advice))))
-    page.labelled("why", text.split(), " ", style=HEAD)
-    evidence = [
-        f"{visible(str(name)).replace('_', ' ')} {visible(str(value))}"
-        for name, value in verdict.evidence.items()
-    ]
-    page.labelled("evidence", evidence)
+    if verdict.code not in ("unknown", "pre_existing"):
+        page.labelled("why", [visible(verdict.code).replace("_", " ")], style=HEAD)
+    page.labelled("advice", visible(verdict.advice).split(), " ", style=HEAD)
+    names = {visible(name).replace("_", " "): visible(str(value)) for name, value in verdict.evidence.items()}
+    page.labelled("evidence", [f"{name}: {value}" for name, value in names.items()])
 
 
 def _stack(page: _Page, stack: Stack, why_none: str = "") -> None:
@@ -300,7 +286,8 @@ def _totals(page: _Page, trace: Trace) -> None:
     reaped = trace.reap_latency
     waited = ""
     if totals.waited and reaped.p50 is not None and reaped.p99 is not None and reaped.max is not None:
-        waited = f"half within {latency(reaped.p50)}, 99 % within {latency(reaped.p99)}, all within {latency(reaped.max)}"
+        p50, p99, most = (latency(each) for each in (reaped.p50, reaped.p99, reaped.max))
+        waited = f"half within {p50}, 99 % within {p99}, all within {most}"
     zombies = f"{totals.zombies_now:,} standing now" if totals.zombies else ""
     if trace.young_zombies:
         zombies += f", {trace.young_zombies:,} for less than {duration(trace.min_age_s)} (no leak)"

@@ -84,10 +84,6 @@ def parent_in_words(parent: Parent) -> str:
     return f"pid {parent.pid} {shorten(visible(parent.comm), 30)}{inside}: {parent.count:,}{ended}"
 
 
-def is_new_zombie(leak: Leak) -> bool:
-    return leak.kind == "zombie" and not leak.pre_existing
-
-
 def headline(trace: Trace) -> str:
     """The verdict: one sentence that a person can act on."""
     sentence = _zombies(trace) or _other_leaks(trace) or _clean(trace)
@@ -100,15 +96,15 @@ def headline(trace: Trace) -> str:
 
 
 def _zombies(trace: Trace) -> str:
-    leaks = [leak for leak in trace.leaks if is_new_zombie(leak)]
+    leaks = [leak for leak in trace.leaks if leak.kind == "zombie"]
     if not leaks:
         return ""
     count = sum(leak.count for leak in leaks)
     parts = [f"{counted(count, 'child', 'children')} never waited for, {_culprit(leaks, count)}"]
     parts.append(", ".join(_age_and_rate(leaks)))
-    if older := sum(leak.count for leak in trace.leaks if leak.pre_existing):
-        parts.append(f"{older:,} more {'is' if older == 1 else 'are'} older than the trace")
-    return "; ".join(part for part in parts if part)
+    if older := trace.totals.pre_existing_zombies:
+        parts.append(f"{counted(older, 'zombie is', 'zombies are')} older than the trace")
+    return "; ".join(parts)
 
 
 def _other_leaks(trace: Trace) -> str:
@@ -117,8 +113,8 @@ def _other_leaks(trace: Trace) -> str:
         leaks = [leak for leak in trace.leaks if leak.kind == kind]
         if leaks:
             count = sum(leak.count for leak in leaks)
-            parts = [f"{counted(count, *KIND_OF_LEAK[kind])}, {_culprit(leaks, count)}"]
-            return "; ".join(part for part in (*parts, ", ".join(_age_and_rate(leaks))) if part)
+            what = counted(count, *KIND_OF_LEAK[kind])
+            return f"{what}, {_culprit(leaks, count)}; {', '.join(_age_and_rate(leaks))}"
     return ""
 
 
@@ -131,37 +127,35 @@ def _age_and_rate(leaks: Iterable[Leak]) -> Iterable[str]:
 def _culprit(leaks: list[Leak], count: int) -> str:
     """Who forked them: "all" only where that is so."""
     shares: Counter[tuple[str, str, str | None]] = Counter()
+    blamed: dict[tuple[str, str, str | None], list[Library]] = {}
     for leak in leaks:
         if (library := leak.stack.responsible) is not None:
-            shares[library.kind, library.name, library.version] += leak.count
+            key = library.kind, library.name, library.version
+            shares[key] += leak.count
+            blamed.setdefault(key, []).append(library)
+    before = sum(leak.count for leak in leaks if leak.pre_existing)
     if not shares:
-        return "by code that the stacks do not name"
+        return (
+            f"{_part(before, count)} forked before the trace began"
+            if before
+            else "by code that no stack names"
+        )
     key, share = shares.most_common(1)[0]
-    theirs = [
-        leak.stack.responsible
-        for leak in leaks
-        if leak.stack.responsible
-        and (leak.stack.responsible.kind, leak.stack.responsible.name, leak.stack.responsible.version) == key
-    ]
-    places = {place_in(library) for library in theirs}
-    place = (
-        f" ({places.pop()})"
-        if len(places) == 1 and any(places)
-        else f" (in {len(places)} places)" * (len(places) > 1)
-    )
-    how_many = f"{share:,} of them" if share < count else "all" if count > 1 else ""
-    return f"{how_many} forked by {version_of(theirs[0])}{place}".lstrip()
+    places = {place_in(library) for library in blamed[key]}
+    place = f" (in {len(places)} places)" if len(places) > 1 else f" ({place_in(blamed[key][0])})"
+    culprit = f"{_part(share, count)} forked by {version_of(blamed[key][0])}{place.replace(' ()', '')}"
+    return f"{culprit}, {before:,} before the trace began".lstrip() if before else culprit.lstrip()
+
+
+def _part(share: int, count: int) -> str:
+    return f"{share:,} of them" if share < count else "all" if count > 1 else ""
 
 
 def _clean(trace: Trace) -> str:
     totals = trace.totals
     older = totals.pre_existing_zombies
-    sentence = "No leak" if trace.complete else "No leak seen"
-    if older:
-        sentence = "No new leak" if trace.complete else "No new leak seen"
-    elif totals.orphaned:
-        sentence += " of zombies"
-    sentence += f": {_children(totals, trace)}"
+    sentence = "No new leak" if older else "No leak of zombies" if totals.orphaned else "No leak"
+    sentence += f"{'' if trace.complete else ' seen'}: {_children(totals, trace)}"
     if older:
         sentence += f"; {counted(older, 'zombie is', 'zombies are')} older than the trace, which did not see the forks"
     return sentence

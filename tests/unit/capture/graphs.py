@@ -63,7 +63,7 @@ def snapshot(tasks: Iterable[Task], end_ns: int = START + 60 * SECOND, min_age_n
     processes: dict[int, Process] = {}
     latency = LatencyHistogram()
     totals = {"forks": 0, "waited": 0, "zombies": 0, "orphaned": 0}
-    order = sorted(tasks, key=lambda t: (t.reaped_ns == 0, t.reaped_ns, t.exited_ns, t.id))
+    order = sorted(tasks, key=lambda t: (t.reaped_ns == 0, t.reaped_ns, t.forked_ns, t.id))
     for each in order:
         if each.root:
             continue
@@ -75,8 +75,7 @@ def snapshot(tasks: Iterable[Task], end_ns: int = START + 60 * SECOND, min_age_n
             totals["waited"] += 1
             latency.add(each.reaped_ns - each.exited_ns)
         if each.fate in (Fate.ZOMBIE, Fate.ORPHANED):
-            key = (-1 if each.pre_existing else each.stack, each.fate.value)
-            groups.setdefault(key, Group()).add(each, end_ns, min_age_ns)
+            groups.setdefault((each.stack, each.fate.value), Group()).add(each, end_ns, min_age_ns)
             processes[each.parent] = Process(each.parent, "leaky", 7, True, 3)
     return Snapshot(
         start_ns=START,

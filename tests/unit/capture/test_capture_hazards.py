@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from graphs import STACK, meta, plain, snapshot, task
@@ -261,6 +262,17 @@ def test_docs_show_the_schema() -> None:
     ]
 
 
+LOAD = """
+import sys
+from tracer.capture.errors import CaptureError
+from tracer.capture.reader import load
+try:
+    print(load(sys.argv[1]).snapshot.totals["forks"])
+except CaptureError as error:
+    print(error.message, error.help, sep="; ")
+"""
+
+
 @pytest.fixture
 def as_nobody(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
     """Loads a capture in another process: as another user when we are root."""
@@ -269,17 +281,18 @@ def as_nobody(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
             parent.chmod(parent.stat().st_mode | 0o055)
 
     def run(path: Path) -> str:
-        script = "import sys; from tracer.capture.reader import load, CaptureError\ntry: print(load(sys.argv[1]).snapshot.totals['forks'])\nexcept CaptureError as e: print(e.message, e.help)"
-        user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-        command = [sys.executable, "-c", script, str(path)]
-        return subprocess.run(command, capture_output=True, text=True, check=True, **user).stdout.strip()  # type: ignore[call-overload,no-any-return]
+        user: dict[str, Any] = (
+            {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        )
+        command = [sys.executable, "-c", LOAD, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, **user).stdout.strip()
 
     yield run
 
 
 def test_no_permission(capture: Path, as_nobody: Callable[[Path], str]) -> None:
     capture.chmod(0)
-    assert as_nobody(capture) == f"cannot read {capture}: Permission denied run it as the file's owner"
+    assert as_nobody(capture) == f"cannot read {capture}: Permission denied; run it as the file's owner"
 
 
 def test_read_by_another_user_in_a_directory_he_cannot_write(
@@ -312,7 +325,7 @@ while True:  # every flush rewrites all tasks: their comm and the forks in total
 def test_killed_in_the_middle_of_a_commit(tmp_path: Path, as_nobody: Callable[[Path], str]) -> None:
     """SIGKILL while the journal is there, until some of them have left a journal that must be rolled back.
 
-    What is read is one whole flush, the last one that was reported or the one after it, by a user who can write nowhere.
+    What is read, by a user who can write nowhere, is one whole flush: the last one reported or the next.
     """
     hot = 0
     deadline = time.monotonic() + 60
@@ -325,7 +338,7 @@ def test_killed_in_the_middle_of_a_commit(tmp_path: Path, as_nobody: Callable[[P
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             for _ in range(2):
-                writer.stdout.readline()
+                assert writer.stdout.readline()
             size = path.stat().st_size
             while (
                 time.monotonic() < deadline

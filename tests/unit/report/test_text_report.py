@@ -106,7 +106,7 @@ def one(stack: Stack = traces.FOO_STACK, count: int = 1, **totals: int) -> Trace
         ),
         (
             one(traces.NO_STACK, 3, forks=3),
-            "3 children never waited for, by code that the stacks do not name; oldest 4m12s, 5.8 a day",
+            "3 children never waited for, by code that no stack names; oldest 4m12s, 5.8 a day",
         ),
         (
             traces.trace(
@@ -140,10 +140,17 @@ def one(stack: Stack = traces.FOO_STACK, count: int = 1, **totals: int) -> Trace
             "2 zombies for less than 1.0s, 1 still runs",
         ),
         (
-            traces.trace(
-                totals=Totals(pre_existing_zombies=7), leaks=(traces.leak(count=7, pre_existing=True),)
-            ),
+            traces.trace(totals=Totals(pre_existing_zombies=7)),
             "No new leak: nothing forked in 5m00s; 7 zombies are older than the trace, which did not see the forks",
+        ),
+        (
+            traces.trace(leaks=(traces.leak(traces.OLDER, 5, pre_existing=True),)),
+            "5 children never waited for, all forked before the trace began; oldest 4m12s, 1.0 a minute",
+        ),
+        (
+            traces.trace(leaks=(traces.leak(count=26), traces.leak(traces.OLDER, 5, pre_existing=True))),
+            "31 children never waited for, 26 of them forked by libfoo.so.1 1.2 (foo.c:42, spawn_helper), "
+            "5 before the trace began; oldest 4m12s, 6.2 a minute",
         ),
         (
             traces.trace(leaks=(traces.leak(kind="unjoined_thread", count=2),)),

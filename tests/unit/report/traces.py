@@ -36,7 +36,8 @@ FOO_STACK = Stack(1, (FORK, SPAWN, MAIN), None, LIBFOO, LIBFOO, (LIBC, LIBFOO, A
 BAR_STACK = Stack(
     2, (FORK, PROXY, MAIN), "the unwinder has no CFI for pc 0x7f12", LIBBAR, LIBBAR, (LIBC, LIBBAR, APP)
 )
-NO_STACK = Stack(0, ())
+NO_STACK = Stack(0, (), "no stack came with this fork")
+OLDER = Stack(-1, (), "forked before the trace began")
 
 UNKNOWN = Verdict("unknown", {}, "")
 ALIVE = Verdict(
@@ -109,8 +110,8 @@ MANY = trace(
         execs=100,
         exits=2119,
         waited=2036,
-        zombies=46,
-        zombies_now=44,
+        zombies=51,
+        zombies_now=49,
         orphaned=30,
         autoreaped=7,
         running=1,
@@ -127,16 +128,17 @@ MANY = trace(
         leak(count=16, exits={"0": 10, "unknown": 1, "SIGSEGV+core": 5}),
         leak(NO_STACK, 10),
         leak(
-            Stack(-1, ()),
+            OLDER,
             5,
             pre_existing=True,
             rate_per_min=0.0,
             oldest_age_s=187_200.0,
             exits={"unknown": 5},
+            verdict=Verdict("pre_existing", {}, "restart the parent, or trace from its start"),
         ),
     ),
     reap_latency=ReapLatency(0.000035, 0.0009, 0.0021, 0.35),
-    reconciliation=Reconciliation(51, 44, 5, 2, (901, 902)),
+    reconciliation=Reconciliation(54, 47, 5, 2, (901, 902)),
     stacks=(
         (FOO_STACK, Tally(forks=1000, waited=984, zombie=16)),
         (BAR_STACK, Tally(forks=1000, waited=980, zombie=20)),
