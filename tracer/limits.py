@@ -38,15 +38,17 @@ def limits(pid: int, stats: Mapping[int, procfs.Stat] | None = None) -> tuple[Li
     out.  The tasks of a uid are counted in /proc, so hidepid makes that count too low; those of another pid namespace
     that is not below ours are not seen either.
     """
-    found = [*_of_uid(pid, stats), *_of_cgroups(pid), *_of_host()]
+    status = procfs.status(pid)
+    if status is None:
+        return ()
+    found = [*_of_uid(status, stats), *_of_cgroups(pid), *_of_host()]
     return tuple(sorted(found, key=lambda limit: -(limit.current or 0) / max(limit.value, 1)))
 
 
-def _of_uid(pid: int, stats: Mapping[int, procfs.Stat] | None) -> Iterator[Limit]:
+def _of_uid(status: procfs.Status, stats: Mapping[int, procfs.Stat] | None) -> Iterator[Limit]:
     """RLIMIT_NPROC counts all tasks of the real uid, in whatever container, yet each process has its own value."""
-    status = procfs.status(pid)
-    value = _soft_limit(pid)
-    if status is None or value is None or _may_exceed(status):
+    value = _soft_limit(status.pid)
+    if value is None or _may_exceed(status):
         return
     current = 0
     for other in (stats if stats is not None else procfs.scan()).values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def wait_for_zombies(pid: int, count: int) -> None:
         if out.stdout.count("Z") == count:
             return
         assert time.monotonic() < end, "the zombies did not appear"
+
+
+def wait_for_state(pid: int, state: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not subprocess.check_output(["ps", "-o", "stat=", "-p", str(pid)], text=True).startswith(state):
+        assert time.monotonic() < end, f"{pid} did not come to state {state}"
 
 
 def forktrace_ps(*arguments: str, uid: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -167,6 +174,28 @@ def test_a_zombie_asked_for() -> None:
         assert answer.returncode == 0
         words = " ".join(answer.stdout.split())
         assert f"pid {child['pid']} (unicorn): a zombie that pid {pid} (unicorn) has to reap, uid" in words
+
+
+def test_a_dead_leader_is_no_zombie() -> None:
+    exit_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+    source = f"""
+import ctypes, sys, threading
+threading.Thread(target=lambda: (print("ready", flush=True), sys.stdin.read())).start()
+ctypes.CDLL(None).syscall({exit_thread}, 0)
+"""
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            wait_for_state(process.pid, "Z")
+            answer = forktrace_ps("-p", str(process.pid))
+            words = " ".join(answer.stdout.split())
+            assert f"pid {process.pid} (python" in words
+            assert "): its leader is dead, 1 thread lives on, uid" in words
+            assert f" of pid {os.getpid()} (" not in forktrace_ps().stdout
+        finally:
+            process.kill()
 
 
 def test_several_pids_one_of_them_missing() -> None:

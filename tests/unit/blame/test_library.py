@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from elftools.elf.elffile import ELFFile
 from tracer.blame import library as library_module
 from tracer.blame.library import ANONYMOUS, Libraries
 from tracer.blame.rules import Rules
+from tracer.stacks import maps
 from tracer.stacks.files import Root
+from tracer.stacks.modules import VDSO, Modules
 from tracer.trace import Library
 
 from .roots import make_database, root_at, stanza
@@ -111,3 +115,25 @@ def test_answers_are_kept_and_bounded(
         libraries.of(FakeModule(f"/srv/{n}"))
         assert len(libraries._answers) <= 3
     assert libraries.of(module) == first
+
+
+def test_the_modules_of_this_process(libraries: Libraries) -> None:
+    """From /proc/PID/maps to libraries, as the tracer goes."""
+    space = maps.parse(Path("/proc/self/maps").read_text())
+    modules = Modules()
+    found = {
+        m.path: libraries.of(modules.of(os.getpid(), m))
+        for m in space.mappings
+        if m.path.startswith(("/", VDSO))
+    }
+    libc = next(library for path, library in found.items() if path.endswith("/libc.so.6"))
+    version = subprocess.check_output(["dpkg-query", "-W", "-f", "${Version}\n", "libc6"], text=True).split()[
+        0
+    ]
+    assert (libc.kind, libc.name, libc.version) == ("deb", "libc6", version)
+    assert libc.build_id is not None
+    assert found[VDSO].kind == "elf"
+    for path, library in found.items():
+        if "/site-packages/" in path:
+            assert (library.kind, library.name, library.version) == ("elf", path.rpartition("/")[2], None)
+            assert library.build_id is not None

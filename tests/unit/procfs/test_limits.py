@@ -100,3 +100,9 @@ def test_the_host() -> None:
     assert current is not None
     by_ps = len(subprocess.check_output(["ps", "-eLo", "lwp="]).split())
     assert abs(current - by_ps) < 200
+
+
+def test_gone() -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    assert limits(process.pid) == ()
