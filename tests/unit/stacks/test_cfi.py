@@ -36,7 +36,8 @@ def reference(path: Path) -> Iterator[tuple[int, int, Cells]]:
         command, check=False, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
     )
     initial: dict[str, Cells] = {}
-    for block in text.stdout.split("\n\n"):
+    plain = re.sub(r"r\d+ \((\w+)\)", r"\1", text.stdout)  # a register's number and name -> its name
+    for block in plain.split("\n\n"):
         lines = [line for line in block.split("\n") if line]
         for at, line in enumerate(lines):
             common, fde = CIE.match(line), FDE.match(line)
@@ -46,7 +47,7 @@ def reference(path: Path) -> Iterator[tuple[int, int, Cells]]:
             columns = rows[0].split() if rows else []
             cells = [dict(zip(columns, row.split(), strict=True)) for row in rows[1:]]
             if common:
-                initial[common[1]] = cells[0]
+                initial[common[1]] = cells[0] if cells else {}
             elif fde:
                 start, end = int(fde[2], 16), int(fde[3], 16)
                 cells = cells or [{**initial[fde[1]], "LOC": fde[2]}]  # only what the common entry says
