@@ -136,6 +136,8 @@ class CfiTable:
         if header is None:
             return None
         head = self._elf.read_at(header.address, 64)
+        if len(head) < 4:
+            raise BadElf("has a malformed .eh_frame_hdr")
         version, frame_encoding, count_encoding, table_encoding = head[:4]
         if version != 1 or table_encoding != _SDATA4_DATAREL or count_encoding == _OMIT:
             return None

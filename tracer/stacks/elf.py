@@ -246,11 +246,14 @@ def guarded(step: Callable[[], T]) -> T:
         return step()
     except BadElf:
         raise
-    except Exhausted:
-        raise BadElf("is built to keep its reader busy") from None
-    except RecursionError:
-        raise BadElf("is nested too deeply") from None
-    except Exception as error:  # it raises ELFError, KeyError, TypeError, ... : any of them means one thing
+    except (
+        Exception
+    ) as error:  # ELFError, KeyError, TypeError, RecursionError, ... : any of them means one thing
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Exhausted):
+            cause = cause.__context__  # the parsing library dresses errors of the stream as its own
+        if cause is not None:
+            raise BadElf("is built to keep its reader busy") from None
         raise BadElf(f"is malformed: {str(error)[:120] or type(error).__name__}") from error
 
 

@@ -238,7 +238,9 @@ def _walk(space: AddressSpace, modules: ModuleOf, memory: _Stack, pc: int, max_f
             found = _general(step.row, memory, pc, sp)
             if found is None:
                 return
-            if step.row.signal:  # nothing called the trampoline: the "return address" is its first instruction
+            if (
+                step.row.signal
+            ):  # nothing called the trampoline: the "return address" is its first instruction
                 frames[-1] = RawFrame(code.module, pc - code.bias, pc)
             pc, cfa, exact = found
         else:

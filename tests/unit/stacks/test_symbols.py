@@ -82,7 +82,7 @@ def test_a_separate_debug_file(tmp_path: Path, how: str) -> None:
         debug = root / f"usr/lib/debug/.build-id/{identity[:2]}/{identity[2:]}.debug"
     else:
         directory = {"beside": "opt", ".debug": "opt/.debug", "directory": "usr/lib/debug/opt"}[
-            how.split()[-1]
+            how.rpartition(" ")[2]
         ]
         debug = root / directory / "lib.so.debug"
     debug.parent.mkdir(parents=True)
