@@ -21,7 +21,7 @@ MAX_TABLE = 128 << 20  # bytes of symbols, and of their names
 MAX_DEBUG_DATA = 128 << 20  # bytes of .gnu_debugdata when decompressed
 MAX_NAME = 8192  # characters; longer mangled names are cut
 _LZMA_MEMORY = 256 << 20
-_LOOK_BACK = 16  # symbols before an address that may still reach over it
+_LOOK_BACK = 64  # symbols before an address looked at: aliases, and labels within a function
 
 _ENTRY = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
 _FUNCTION_TYPES = (0, 2, 10)  # NOTYPE (labels in assembly), FUNC, GNU_IFUNC
@@ -61,23 +61,13 @@ class SymbolTable:
     def covering(self, address: int, sized: bool) -> Symbol | None:
         """The best symbol over an address; ``sized``: among those with a size, else among those without one."""
         best: Symbol | None = None
-        at = bisect_right(self._starts, address) - 1
-        looked_at = 0
-        while at >= 0 and (looked_at < _LOOK_BACK or (best and self._starts[at] == best.start)):
-            if best and self._starts[at] != best.start:
-                break
+        last = bisect_right(self._starts, address) - 1
+        for at in range(last, max(last - _LOOK_BACK, -1), -1):
+            if best is not None and self._starts[at] != best.start:
+                break  # the innermost symbol was found, with all its aliases
             symbol = self._symbol(self._indexes[at])
-            if (
-                symbol.name
-                and symbol.sized == sized
-                and address < symbol.end
-                and (best is None or better(symbol, best))
-            ):
-                best = symbol
-            looked_at += 1
-            if looked_at >= _MAX_ALIASES:
-                break
-            at -= 1
+            if symbol.name and symbol.sized == sized and address < symbol.end:
+                best = symbol if best is None or better(symbol, best) else best
         return best
 
     def _symbol(self, index: int) -> Symbol:
@@ -87,9 +77,6 @@ class SymbolTable:
         if info & 0xF == 0 and text.startswith((".", "$")):
             text = ""  # an assembler's local label, not a function
         return Symbol(value, end, text.partition("@")[0], info >> 4 == _LOCAL, size > 0)
-
-
-_MAX_ALIASES = 256
 
 
 def better(a: Symbol, b: Symbol) -> bool:
