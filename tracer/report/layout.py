@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 
 ELLIPSIS = "…"
 
@@ -21,7 +21,14 @@ def shorten(text: str, width: int, head: float = 0.35) -> str:
         return ELLIPSIS[:width]
     first = int((width - 1) * head)
     last = width - 1 - first
-    return chop_cells(text, first)[0] * (first > 0) + ELLIPSIS + _tail(text, last)
+    return _head(text, first) + ELLIPSIS + _tail(text, last)
+
+
+def _head(text: str, width: int) -> str:
+    start = text[:width]
+    while cell_len(start) > width:
+        start = start[:-1]
+    return start
 
 
 def _tail(text: str, width: int) -> str:

@@ -1,0 +1,36 @@
+"""The formats of ``forktrace export``, one line each: what they are called, what opens them, who writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from tracer.export import folded, svg
+from tracer.trace import Trace
+
+
+class Writer(Protocol):
+    def __call__(self, trace: Trace, stream: TextIO, all_forks: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    name: str
+    description: str
+    opened_by: str
+    write: Writer
+
+
+FORMATS: Mapping[str, Format] = {
+    each.name: each
+    for each in (
+        Format(
+            "folded",
+            "folded stacks, one a line, with counts",
+            "inferno, flamegraph.pl, speedscope",
+            folded.write,
+        ),
+        Format("svg", "flamegraph of who forked, coloured by library", "any web browser", svg.write),
+    )
+}
