@@ -19,7 +19,6 @@ from graphs import STACK, meta, plain, snapshot, task
 
 from tracer.capture.errors import CaptureError, CaptureExists
 from tracer.capture.reader import load
-from tracer.capture.schema import TABLES
 from tracer.capture.writer import CaptureWriter
 from tracer.lifecycle.task import Fate
 
@@ -243,23 +242,6 @@ def test_hostile_schema(capture: Path) -> None:
         db.execute("CREATE VIEW totals AS SELECT 'forks' AS name, 1 AS count")
     with pytest.raises(CaptureError, match="table totals is not as forktrace makes it"):
         load(capture)
-
-
-def test_docs_show_the_schema() -> None:
-    assert list(TABLES) == [
-        "meta",
-        "tasks",
-        "processes",
-        "libraries",
-        "frames",
-        "stacks",
-        "stack_frames",
-        "stack_libraries",
-        "stack_counts",
-        "failed_forks",
-        "totals",
-        "latency",
-    ]
 
 
 LOAD = """
