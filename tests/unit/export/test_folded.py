@@ -12,8 +12,8 @@ import traces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.export import FORMATS
 from tracer.export.folded import write
-from tracer.export.formats import FORMATS
 from tracer.trace import Frame, Library, Stack, Tally, Trace
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "export"
