@@ -128,6 +128,21 @@ def test_words_that_an_expression_reads_count() -> None:
     assert found.registers == {3}
 
 
+def test_computed_registers_count_once_they_are_used() -> None:
+    """rbp of the caller is *(rsp + 16) + rdi; only the caller's caller may depend on that."""
+    rules = {RA: Rule(Kind.OFFSET, -8), BP: Rule(Kind.VAL_EXPRESSION, 0, b"\x77\x10\x06\x75\x00\x22")}
+    leaf = Row(SP, 8, None, rules, RA, False)
+    words = {0: CODE + 0x20, 16: STACK, 56: CODE + 0x30}
+    unused = unwind(space({0x10: leaf, 0x1F: END}), nothing, regs(0x10, di=48), STACK, stack(words))
+    assert (unused.words, unused.registers) == (((0, CODE + 0x20),), frozenset())
+    by_bp = Row(BP, 16, None, {RA: Rule(Kind.OFFSET, -8)}, RA, False)
+    used = unwind(
+        space({0x10: leaf, 0x1F: by_bp, 0x2F: END}), nothing, regs(0x10, di=48), STACK, stack(words)
+    )
+    assert (pcs(used), used.cut) == ([0x10, 0x20, 0x30], None)
+    assert (used.words, used.registers) == (((0, CODE + 0x20), (16, STACK), (56, CODE + 0x30)), {DI})
+
+
 def test_after_a_signal_the_pc_is_exact() -> None:
     code = space({0x10: by_sp(8), 0x1F: by_sp(16, signal=True), 0x30: by_sp(8), 0x3F: END})
     words = {0: CODE + 0x20, 16: CODE + 0x30, 24: CODE + 0x40}
@@ -215,27 +230,33 @@ RULES = st.one_of(
     ),
 )
 ROWS = st.one_of(
+    *[
+        st.builds(
+            Row,
+            st.sampled_from((SP, SP, SP, BP, 3)),
+            st.sampled_from(range(0, 64, 8)),
+            st.one_of(
+                st.none(),
+                st.none(),
+                st.sampled_from((b"\x77\x10", b"\x77\x08\x06", b"\x76\x08", b"\x73\x00\x06")),
+            ),
+            st.dictionaries(st.sampled_from((3, BP, DI)), RULES, max_size=3).flatmap(
+                lambda rules: st.one_of(
+                    st.just(Rule(Kind.OFFSET, -8)), st.just(Rule(Kind.OFFSET, -8)), RULES
+                ).map(lambda address: {**rules, RA: address})
+            ),
+            st.just(RA),
+            st.booleans(),
+        )
+    ]
+    * 9,
     st.none(),
-    st.builds(
-        Row,
-        st.sampled_from((SP, SP, SP, BP, 3)),
-        st.sampled_from(range(0, 64, 8)),
-        st.one_of(
-            st.none(),
-            st.none(),
-            st.sampled_from((b"\x77\x10", b"\x77\x08\x06", b"\x76\x08", b"\x73\x00\x06")),
-        ),
-        st.dictionaries(st.sampled_from((3, BP, DI)), RULES, max_size=3).flatmap(
-            lambda rules: st.one_of(
-                st.just(Rule(Kind.OFFSET, -8)), st.just(Rule(Kind.OFFSET, -8)), RULES
-            ).map(lambda address: {**rules, RA: address})
-        ),
-        st.just(RA),
-        st.booleans(),
-    ),
 )
+CODES = st.integers(1, 15).map(lambda n: CODE + n)
 VALUES = st.one_of(
-    st.integers(1, 15).map(lambda n: CODE + n),
+    CODES,
+    CODES,
+    CODES,
     st.integers(0, WORDS).map(lambda n: STACK + 8 * n),
     st.sampled_from((0, 8, 64, 1 << 63)),
 )
@@ -243,21 +264,21 @@ VALUES = st.one_of(
 
 @settings(max_examples=600, deadline=None)
 @given(
-    rows=st.dictionaries(st.integers(0, 15), ROWS, min_size=8),
+    rows=st.lists(ROWS, min_size=16, max_size=16),
     words=st.lists(VALUES, min_size=WORDS, max_size=WORDS),
     others=st.lists(VALUES, min_size=WORDS, max_size=WORDS),
     entry=st.dictionaries(st.sampled_from((3, BP, DI)), VALUES),
     changed=st.dictionaries(st.sampled_from((3, BP, DI, 0, 12)), VALUES),
 )
 def test_what_is_not_listed_does_not_matter(
-    rows: dict[int, Row | None],
+    rows: list[Row | None],
     words: list[int],
     others: list[int],
     entry: dict[int, int],
     changed: dict[int, int],
 ) -> None:
     """The kernel takes a stack for a known one when the listed words and registers are equal: all others may differ."""
-    code = space(rows)
+    code = space(dict(enumerate(rows)))
     first = unwind(code, nothing, regs(1) | entry, STACK, struct.pack(f"<{WORDS}Q", *words), max_frames=12)
     second = bytearray(struct.pack(f"<{WORDS}Q", *others))
     for offset, value in first.words:
