@@ -149,18 +149,23 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         isolation_level=None,
         timeout=BUSY_S,
     )
+    _harden(db)
+    return db
+
+
+def _harden(db: sqlite3.Connection) -> None:
     db.text_factory = lambda text: text.decode("utf-8", "replace")
     if sys.version_info >= (3, 11):
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
     for setting in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY"):
         db.execute(f"PRAGMA {setting}")
-    return db
 
 
 def _upgraded(db: sqlite3.Connection, version: int) -> sqlite3.Connection:
     """``db`` itself when it has today's layout, else a copy in memory, brought up step by step."""
     if version < VERSION:
         memory = sqlite3.connect(":memory:", isolation_level=None)
+        _harden(memory)
         db.backup(memory)
         for step in range(version, VERSION):
             if step not in UPGRADES:

@@ -1,17 +1,14 @@
-"""The report for people.  The verdict comes first, then what spoils it, then the leaks by stack, then the accounts.
-
-Every line is a ``rich.text.Text`` made to the console's width here: rich neither wraps nor reads markup in names.
-"""
+"""The report for people.  The verdict comes first, then what spoils it, then the leaks by stack, then the accounts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from itertools import groupby
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 from tracer.report.escape import visible
 from tracer.report.layout import (
@@ -23,6 +20,7 @@ from tracer.report.layout import (
     shorten,
     shorten_path,
 )
+from tracer.report.page import DIM, HEAD, Page, wrapped
 from tracer.report.wording import (
     KIND_OF_LEAK,
     KIND_OF_LIBRARY,
@@ -39,18 +37,13 @@ from tracer.trace import FailedFork, Frame, Leak, Library, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
 MAX_FRAMES = 40
-LABEL = 13  # cells of the label column
-MIN_WIDTH = 40
-MAX_PROSE = 100  # longer lines are hard to read
 
-_TO_ASCII = str.maketrans("…←→", "~<>")
-
-BAD, WARN, GOOD, DIM, HEAD = "bold red", "bold yellow", "bold green", "dim", "bold"
+BAD, WARN, GOOD = "bold red", "bold yellow", "bold green"
 
 
 def render(trace: Trace, console: Console) -> None:
     """Print the report of ``trace``.  No line is wider than the console (40 cells at least)."""
-    page = _Page(console)
+    page = Page(console)
     bad = any(leak.kind != "orphaned" for leak in trace.leaks) or trace.totals.failed_forks
     page.prose(headline(trace), style=BAD if bad else GOOD if trace.complete else WARN)
     _what_spoils_it(page, trace)
@@ -81,61 +74,7 @@ def render(trace: Trace, console: Console) -> None:
             page.prose(visible(note), indent=2)
 
 
-class _Page:
-    """Lines that fit a console."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.width = max(console.width, MIN_WIDTH)
-        self._ascii = console.options.ascii_only
-
-    def line(self, *pieces: str | tuple[str, str]) -> None:
-        """One line of plain or (text, style) pieces, which the caller has made to fit."""
-        text = Text.assemble(*pieces)
-        text.rstrip()
-        text.truncate(self.width, overflow="ellipsis")
-        if self._ascii:
-            text.plain = text.plain.translate(_TO_ASCII).encode("ascii", "replace").decode()
-        self.console.print(text, soft_wrap=True, highlight=False)
-
-    def blank(self) -> None:
-        self.line()
-
-    def heading(self, title: str) -> None:
-        self.blank()
-        self.prose(title, style=HEAD)
-
-    def prose(self, sentence: str | Sequence[str], style: str = "", indent: int = 0) -> None:
-        """A sentence, or its parts, which are then broken between each other only."""
-        parts = sentence.split() if isinstance(sentence, str) else sentence
-        for each in _wrapped(parts, min(self.width, MAX_PROSE) - indent):
-            self.line(" " * indent, (each, style))
-
-    def labelled(self, label: str, items: Sequence[str], separator: str = ", ", style: str = "") -> None:
-        """A label, and items that are wrapped between each other rather than inside."""
-        if not items:
-            return
-        room = self.width - LABEL - 3
-        whole = [item + (separator.rstrip() if item is not items[-1] else "") for item in items]
-        if any(cell_len(item) > room for item in whole):
-            whole = separator.join(items).split()
-        for number, each in enumerate(_wrapped(whole, room)):
-            self.line("   ", (pad("" if number else label, LABEL), DIM), (each, style))
-
-
-def _wrapped(words: Sequence[str], width: int) -> Iterable[str]:
-    line = ""
-    for word in words:
-        word = shorten(word, width)
-        if line and cell_len(line) + 1 + cell_len(word) > width:
-            yield line
-            line = ""
-        line += f" {word}" if line else word
-    if line:
-        yield line
-
-
-def _what_spoils_it(page: _Page, trace: Trace) -> None:
+def _what_spoils_it(page: Page, trace: Trace) -> None:
     reasons = [visible(reason) for reason in trace.incomplete_because]
     if trace.lost_events and not any("lost" in reason for reason in reasons):
         reasons.insert(0, f"{counted(trace.lost_events, 'record')} lost: the counts may be wrong")
@@ -161,7 +100,7 @@ def _sections(trace: Trace) -> Iterable[tuple[str, list[Leak]]]:
         yield "Orphaned: their parents died first, as daemons do on purpose", orphans
 
 
-def _leak(page: _Page, number: int, leak: Leak) -> None:
+def _leak(page: Page, number: int, leak: Leak) -> None:
     page.blank()
     kind = counted(leak.count, *KIND_OF_LEAK.get(leak.kind, (leak.kind, leak.kind)))
     facts = [f"oldest {duration(leak.oldest_age_s)}", rate(leak.rate_per_min)]
@@ -180,20 +119,19 @@ def _leak(page: _Page, number: int, leak: Leak) -> None:
     _stack(page, leak.stack)
 
 
-def _blame(page: _Page, stack: Stack) -> None:
+def _blame(page: Page, stack: Stack) -> None:
     library = stack.responsible
     if library is not None:
         kind = KIND_OF_LIBRARY.get(library.kind)
         page.labelled("forked by", [version_of(library) + (f" ({kind})" if kind else "")], style=HEAD)
-        room = page.width - LABEL - 3
-        if place := place_in(library, room, whole_path=True):
+        if place := place_in(library, page.room, whole_path=True):
             page.labelled("", [place])
     names = [name for name, _ in groupby(version_of(each) for each in stack.chain)]
     if len(names) > 1:
         page.labelled("chain", [names[0], *(f"← {name}" for name in names[1:])], " ")
 
 
-def _why(page: _Page, leak: Leak) -> None:
+def _why(page: Page, leak: Leak) -> None:
     verdict = leak.verdict
     if verdict.code not in ("unknown", "pre_existing"):
         page.labelled("why", [visible(verdict.code).replace("_", " ")], style=HEAD)
@@ -202,7 +140,7 @@ def _why(page: _Page, leak: Leak) -> None:
     page.labelled("evidence", [f"{name}: {value}" for name, value in names.items()])
 
 
-def _stack(page: _Page, stack: Stack, why_none: str = "") -> None:
+def _stack(page: Page, stack: Stack, why_none: str = "") -> None:
     if not stack.frames:
         page.labelled(
             "stack", [f"none: {visible(stack.cut or '') or why_none or 'no stack came with the fork'}"]
@@ -252,7 +190,7 @@ def _same(one: Library, other: Library) -> bool:
     return (one.kind, one.name, one.version) == (other.kind, other.name, other.version)
 
 
-def _failed(page: _Page, failed: FailedFork) -> None:
+def _failed(page: Page, failed: FailedFork) -> None:
     page.blank()
     kind = "thread" if failed.thread else "fork"
     page.line((f"{counted(failed.count, kind)} failed with {visible(failed.errno)}", BAD))
@@ -262,26 +200,26 @@ def _failed(page: _Page, failed: FailedFork) -> None:
     _stack(page, failed.stack)
 
 
-def _limit(limit: object) -> str:
-    get = limit.get if isinstance(limit, dict) else dict(limit).get  # type: ignore[call-overload]
-    text = f"{visible(str(get('name')))} {get('current')} of {get('value')}"
-    if where_ := get("where"):
-        text += f" ({visible(str(where_))})"
-    if growth := rate(get("growth_per_min") or 0.0):
+def _limit(limit: Mapping[str, Any]) -> str:
+    now, most = ("?" if limit.get(name) is None else f"{limit[name]:,}" for name in ("current", "value"))
+    text = f"{visible(str(limit.get('name')))} {now} of {most}"
+    if limit.get("where"):
+        text += f" ({visible(str(limit['where']))})"
+    if growth := rate(limit.get("growth_per_min") or 0.0):
         text += f", +{growth}"
-    if (full := get("full_in_s")) is not None:
-        text += f", full in {duration(full)}"
+    if limit.get("full_in_s") is not None:
+        text += f", full in {duration(limit['full_in_s'])}"
     return text
 
 
-def _limits(page: _Page, trace: Trace) -> None:
+def _limits(page: Page, trace: Trace) -> None:
     if trace.limits:
         page.heading("Limits")
         for limit in trace.limits:
             page.prose(_limit(limit), indent=2)
 
 
-def _totals(page: _Page, trace: Trace) -> None:
+def _totals(page: Page, trace: Trace) -> None:
     totals = trace.totals
     reaped = trace.reap_latency
     waited = ""
@@ -313,7 +251,7 @@ def _totals(page: _Page, trace: Trace) -> None:
     labels = max(cell_len(label) for _, label, _ in shown)
     room = page.width - numbers - labels - 6
     for number, label, remark in shown:
-        lines = list(_wrapped(remark.split(), max(room, 10))) or [""]
+        lines = list(wrapped(remark.split(), max(room, 10))) or [""]
         page.line(
             "  ",
             pad("", numbers - cell_len(number)) + number,
@@ -326,7 +264,7 @@ def _totals(page: _Page, trace: Trace) -> None:
             page.line(" " * (numbers + labels + 6), (each, DIM))
 
 
-def _reconciliation(page: _Page, trace: Trace) -> None:
+def _reconciliation(page: Page, trace: Trace) -> None:
     found = trace.reconciliation
     if found is None:
         return

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 from graphs import STACK, meta, plain, snapshot, task
 
+from tracer.capture import reader
 from tracer.capture.errors import CaptureError, CaptureExists
 from tracer.capture.reader import load
+from tracer.capture.schema import TABLES
 from tracer.capture.writer import CaptureWriter
 from tracer.lifecycle.task import Fate
 
@@ -181,6 +183,23 @@ def test_what_is_no_capture(tmp_path: Path) -> None:
         assert words in said(caught.value)
 
 
+def test_older_format_is_upgraded(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(db: sqlite3.Connection) -> None:
+        db.execute("ALTER TABLE sums RENAME TO totals")
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'totals'", (TABLES["totals"],))
+
+    with closing(sqlite3.connect(capture)) as db:
+        db.execute("ALTER TABLE totals RENAME TO sums")
+        db.execute("PRAGMA user_version=0")
+    before = capture.read_bytes()
+    with pytest.raises(CaptureError, match="there was never a format 0"):
+        load(capture)
+    monkeypatch.setattr(reader, "UPGRADES", {0: rename})
+    assert load(capture).snapshot.totals["forks"] == 1
+    assert capture.read_bytes() == before
+
+
 def test_newer_format(capture: Path) -> None:
     with closing(sqlite3.connect(capture)) as db:
         db.execute("PRAGMA user_version=99")
@@ -246,6 +265,7 @@ def test_hostile_schema(capture: Path) -> None:
 
 LOAD = """
 import sys
+from tracer.capture import reader
 from tracer.capture.errors import CaptureError
 from tracer.capture.reader import load
 try:
@@ -289,6 +309,7 @@ def test_read_by_another_user_in_a_directory_he_cannot_write(
 WRITE_FOREVER = """
 import sys; sys.path.insert(0, sys.argv[2])
 from graphs import *
+from tracer.capture.schema import TABLES
 from tracer.capture.writer import CaptureWriter
 from tracer.lifecycle.task import Fate
 pids = range(1, 3000)
