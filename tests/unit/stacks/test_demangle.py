@@ -40,10 +40,6 @@ def reference(names: list[str]) -> list[str]:
             None,  # the length is wrong
         ),
         (
-            "_ZN44_$LT$T$u20$as$u20$core..convert..Into$LT$U$GT$4into17h0123456789abcdefE",
-            None,
-        ),
-        (
             "_ZN36_$LT$T$u20$as$u20$core..any..Any$GT$7type_id17h0123456789abcdefE",
             "<T as core::any::Any>::type_id",
         ),
@@ -85,13 +81,14 @@ def test_any_name(name: str) -> None:
 
 def test_long_names_take_no_time() -> None:
     start = time.monotonic()
-    for name in (
-        "_ZN" + "1a" * 2040 + "E",
-        "_ZN" + "9" * 4000,
-        "_Z1a" + ".a" * 2000,
-        "_ZN1a" + "C1" * 2000,
-        "_Z" * 2000,
+    for rest in (
+        "N" + "1a" * 2040 + "E",
+        "N" + "9" * 4000,
+        "1a" + ".a" * 2000,
+        "N1a" + "C1" * 2000,
+        "Z_" * 2000,
     ):
+        name = f"_Z{rest}"
         assert len(demangle(name)) < 20000
     assert time.monotonic() - start < 1
     assert demangle(huge := "_ZN" + "1a" * 9999 + "E") == huge

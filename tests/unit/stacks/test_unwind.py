@@ -179,6 +179,16 @@ def test_code_without_a_table_by_its_frame_pointer() -> None:
         ),
         (space({0x10: by_sp(-64)}), 0x10, {}, 0, "a frame lies below the stack pointer, on another stack", 1),
         (space({0x10: by_sp(8), 0x1F: by_sp(0)}), 0x10, {0: CODE + 0x20}, 0, "the frames run in a loop", 2),
+        (
+            space(
+                {0x10: by_sp(64, {BP: -16}), 0x1F: Row(BP, 0, None, {RA: Rule(Kind.OFFSET, -8)}, RA, False)}
+            ),
+            0x10,
+            {48: STACK + 16, 56: CODE + 0x20, 8: CODE + 0x20},
+            0,
+            "the frames run in a loop",
+            2,
+        ),
         (anonymous(), 0x10, {}, 0, "no unwind table for [anon]", 1),
         (anonymous(), 0x10, {32: 0, 40: 5}, STACK + 32, "no unwind table for [anon]", 1),
         (anonymous(), 0x10, {}, STACK + 33, "no unwind table for [anon]", 1),
