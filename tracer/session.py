@@ -57,7 +57,7 @@ class Session:
         self._stacks = StackStore(self._probe)
         self._samples: dict[int, int] = {}
         self._roots: set[int] = set()
-        self._targets: tuple[trace.Target, ...] = ()
+        self.targets: tuple[trace.Target, ...] = ()
         self._incomplete: dict[str, None] = {}
         self._notes: dict[str, None] = {}
         self._lost: dict[str, int] = self._probe.lost()
@@ -113,7 +113,7 @@ class Session:
         pids = {pid_of(identity) for identity in identities}
         below = procfs.descendants(stats, pids)
         self._roots = {identity for identity in identities if pid_of(identity) not in below}
-        self._targets = tuple(trace.Target(pid, stats[pid].comm) for pid in sorted(pids))
+        self.targets = tuple(trace.Target(pid, stats[pid].comm) for pid in sorted(pids))
         for pid in pids | below:
             seen = _seen(stats[pid], stats)
             self.graph.add_existing(seen, root=seen.id in self._roots)
@@ -127,7 +127,7 @@ class Session:
             # A child of nobody, or of the kernel's own threads.
             self.graph.add_existing(seen, root=not stat.ppid or stats.get(stat.ppid, stat).is_kernel_thread)
             self._follow(seen.id)
-        self._targets = ()
+        self.targets = ()
 
     def _follow(self, identity: int) -> None:
         if not self._probe.follow(identity):
@@ -267,7 +267,7 @@ class Session:
             version=__version__,
             host=procfs.host_facts(),
             started_at=self.started_at,
-            targets=self._targets,
+            targets=self.targets,
             lost_events=self._lost["events"],
             incomplete_because=tuple(self._incomplete_because()),
             notes=tuple(self._notes),

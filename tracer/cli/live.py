@@ -1,0 +1,118 @@
+"""Trace until enough: what ``forktrace -p``, ``--all`` and ``run`` share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import click
+
+from tracer.cli.options import Output, Tracing
+from tracer.cli.output import print_report
+from tracer.probe.probe import ProbeOptions
+from tracer.session import DRAIN_S, Session, SessionOptions
+from tracer.trace import Trace
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopper:
+    """The first Ctrl-C (or SIGTERM, SIGHUP) ends the trace, the second ends the program at once.
+
+    descriptor becomes readable with the first, so that nobody waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.stopped = False
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.stopped:
+            os._exit(128 + number)  # the capture holds the last flush
+        self.stopped = True
+        os.write(self._write, b"\0")
+
+    @contextmanager
+    def installed(self) -> Iterator[Stopper]:
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number, handler in before.items():
+            # nohup means its SIGHUP; but a shell's "&" has SIGINT ignored, and `kill -INT` must still end the trace.
+            if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(self.descriptor)
+            os.close(self._write)
+
+
+def trace_targets(
+    pids: tuple[int, ...], everything: bool, cgroup: str | None, tracing: Tracing, output: Output
+) -> int:
+    """Returns the exit status."""
+    options = SessionOptions(pids, everything, cgroup, tracing.min_age_s, probe_options(tracing))
+    with Stopper().installed() as stopper, Session(options, output.capture is not None) as session:
+        session.start()
+        open_capture(session, output)
+        what = "every process" if everything else f"cgroup {cgroup}" if cgroup else _named(session)
+        say(output, f"tracing {what}; {_until(tracing)}")
+        follow(session, stopper, tracing, session.over)
+        return print_report(finish(session, output), output, sys.stdout)
+
+
+def probe_options(tracing: Tracing) -> ProbeOptions:
+    return ProbeOptions(light=tracing.light, stacks=tracing.stacks)
+
+
+def open_capture(session: Session, output: Output) -> None:
+    if output.capture is not None:
+        from tracer.capture.writer import CaptureWriter  # noqa: PLC0415 - sqlite3, where it is used
+
+        session.capture = CaptureWriter(output.capture, session.meta(), output.force)
+
+
+def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[[], bool]) -> None:
+    """Until a signal, the end of the duration or ``over``."""
+    session.watch(stopper.descriptor)
+    end = time.monotonic() + tracing.duration_s if tracing.duration_s is not None else float("inf")
+    while not stopper.stopped and not over():
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        session.step(min(DRAIN_S, left))
+
+
+def finish(session: Session, output: Output) -> Trace:
+    trace = session.finish()
+    if session.capture_problem:
+        say(output, session.capture_problem, always=True)
+    return trace
+
+
+def say(output: Output, sentence: str, always: bool = False) -> None:
+    """A note on stderr; a closed stderr is no reason to stop a trace."""
+    if output.quiet and not always:
+        return
+    with suppress(OSError):
+        click.echo(f"forktrace: {sentence}", err=True)
+
+
+def _named(session: Session) -> str:
+    names = [f"{target.pid} ({target.comm})" for target in session.targets[:3]]
+    more = f" and {len(session.targets) - 3} more" if len(session.targets) > 3 else ""
+    return f"process {', '.join(names)}{more} and descendants"
+
+
+def _until(tracing: Tracing) -> str:
+    return (
+        f"for {tracing.duration_s:g} s, or until Ctrl-C"
+        if tracing.duration_s is not None
+        else "Ctrl-C ends it"
+    )

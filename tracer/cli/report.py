@@ -1,0 +1,21 @@
+"""``forktrace report FILE``: the report of a capture, as the live trace printed it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tracer.cli.captured import load_trace
+from tracer.cli.options import Output, min_age_option, report_options
+from tracer.cli.output import print_report
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@min_age_option(None)
+@click.option("-o", "--output", "report", metavar="FILE", help="Print to this file instead of stdout.")
+@report_options
+def report(file: str, min_age: float | None, output: Output) -> None:
+    """Print the report of a capture again.  Needs neither root nor BPF."""
+    raise SystemExit(print_report(load_trace(file, min_age), output, sys.stdout))
