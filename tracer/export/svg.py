@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape, quoteattr
 from tracer.export.attribution import MAX_LABEL, NEVER_WAITED, counts, label, labels
 from tracer.report.escape import visible
 from tracer.report.layout import shorten
-from tracer.report.wording import counted, version_of
+from tracer.report.wording import counted, identified
 from tracer.trace import Frame, Trace
 
 WIDTH = 1200  # until the script knows the window's
@@ -166,7 +166,7 @@ def _write_frame(
 def _title(node: _Node, total: int) -> str:
     lines = [node.label]
     if node.frame is not None and node.frame.library is not None:
-        lines.append(version_of(node.frame.library))
+        lines.append(identified(node.frame.library))
     lines.extend(shorten(place, MAX_LABEL) for place in node.places)
     lines.append(f"{node.count:,} of {total:,} ({node.count / total:.1%})".replace("%", " %"))
     return "\n".join(lines)

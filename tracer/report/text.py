@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from itertools import groupby
 from typing import Any
 
 from rich.cells import cell_len
@@ -28,6 +27,7 @@ from tracer.report.wording import (
     counted,
     exits_in_words,
     headline,
+    identified,
     parent_in_words,
     place_in,
     version_of,
@@ -123,10 +123,10 @@ def _blame(page: Page, stack: Stack) -> None:
     library = stack.responsible
     if library is not None:
         kind = KIND_OF_LIBRARY.get(library.kind)
-        page.labelled("forked by", [version_of(library) + (f" ({kind})" if kind else "")], style=HEAD)
+        page.labelled("forked by", [identified(library) + (f", {kind}" if kind else "")], style=HEAD)
         if place := place_in(library, page.room, whole_path=True):
             page.labelled("", [place])
-    names = [name for name, _ in groupby(version_of(each) for each in stack.chain)]
+    names = list(dict.fromkeys(map(version_of, stack.chain)))  # C library start-up code would come again
     if len(names) > 1:
         page.labelled("chain", [names[0], *(f"← {name}" for name in names[1:])], " ")
 

@@ -36,12 +36,15 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 def version_of(library: Library) -> str:
     """libfoo 1.2"""
-    words = [shorten(visible(library.name), MAX_NAME)]
-    if library.version:
-        words.append(shorten(visible(library.version), 30))
-    elif library.build_id:
-        words.append(f"(build id {shorten(visible(library.build_id), 12, head=1)})")
-    return " ".join(words)
+    version = f" {shorten(visible(library.version), 30)}" if library.version else ""
+    return shorten(visible(library.name), MAX_NAME) + version
+
+
+def identified(library: Library) -> str:
+    """libfoo 1.2, or libfoo (build id 3f2a90bc17d4…): what names this very build."""
+    if library.version or not library.build_id:
+        return version_of(library)
+    return f"{version_of(library)} (build id {shorten(visible(library.build_id), 13, head=1)})"
 
 
 def place_in(library: Library, width: int = MAX_NAME, whole_path: bool = False) -> str:

@@ -25,7 +25,7 @@ LIBFOO = Library("elf", "libfoo.so.1", "1.2", "/usr/src/libfoo/src/foo.c", 42, "
 LIBBAR = Library(
     "gem", "rack-streaming-proxy", "1.0.3", "/gems/rack-streaming-proxy-1.0.3/lib/proxy.rb", 70, "start"
 )
-APP = Library("app", "leaky", None, "/home/app/leaky.c", 10, "main")
+APP = Library("app", "leaky", None, "/home/app/leaky.c", 10, "main", "df7963a96e6c01b2")
 
 FORK = Frame("_Fork", None, None, LIBC.file, library=LIBC, offset=0xE12A4)
 SPAWN = Frame("spawn_helper", LIBFOO.file, 42, "/opt/foo/lib/libfoo.so.1", library=LIBFOO, offset=0x1139)
