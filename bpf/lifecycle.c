@@ -18,6 +18,7 @@
 #define SIG_IGN 1
 #define SA_NOCLDWAIT 2
 #define CLD_TRAPPED 4
+#define EFAULT 14
 #define ERESTART 512 /* errors from here on never reach user space: the call is restarted */
 
 /* BPF_HASH's update in one place, so that a full map is counted. */
@@ -238,7 +239,9 @@ int on_wait4_return(struct syscall_return *ctx)
 	long pid = ctx->ret;
 	struct event e = {};
 
-	if (pid <= 0)
+	if (pid == -EFAULT) /* it reaped a child, and could not say so */
+		pid = 0;
+	else if (pid <= 0)
 		return 0;
 	e.task = followed_self();
 	if (!e.task)
@@ -266,7 +269,7 @@ int on_waitid_return(struct syscall_return *ctx)
 {
 	struct event e = {};
 
-	if (ctx->ret)
+	if (ctx->ret && ctx->ret != -EFAULT)
 		return 0;
 	e.task = followed_self();
 	if (!e.task)

@@ -53,6 +53,7 @@ class Graph:
         self._dead_in_ns: dict[
             tuple[int, int], Task
         ] = {}  # by (parent, pid in a namespace), where pids differ
+        self._dead_inits: set[int] = set()  # of pid namespaces
         self._old_zombies: set[int] = set()  # pids that were zombies before the trace
         self._stacks: dict[int, StackCounts] = {}
         self._groups: dict[tuple[int, str], Group] = {}
@@ -62,6 +63,9 @@ class Graph:
         self._enosys: dict[
             int, FailedKey
         ] = {}  # tid -> clone3 refused: no failure if a clone follows (trap 12)
+        self._blind_waits: dict[
+            int, tuple[int, str]
+        ] = {}  # waiter -> when and how it last reaped it knows not whom
         self._latency = LatencyHistogram()
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
@@ -78,7 +82,7 @@ class Graph:
         """Apply records, oldest first; returns how many.  samples: number of a stack sample -> stack id."""
         tasks, dead, dead_in_ns, names = self.tasks, self._dead, self._dead_in_ns, self._names
         changed, stacks, reaped, enosys = self._changed, self._stacks, self._reaped, self._enosys
-        latency = self._latency.add
+        latency, blind = self._latency.add, self._blind_waits
         count = 0
         for (
             _,
@@ -110,8 +114,11 @@ class Graph:
                 task.exit_parent = parent
                 task.comm = names.get(comm) or self._name(comm)
                 task.threads = 0
+                if task.ns_pid == 1:
+                    self._dead_inits.add(ident)
                 self._exits += 1
-                if parent != task.parent:
+                elder = tasks.get(task.parent)
+                if parent != task.parent or (elder is not None and elder.exited_ns):
                     task.fate = Fate.ORPHANED
                 elif flags & EXIT_AUTOREAP:
                     task.fate = Fate.AUTOREAPED
@@ -152,6 +159,9 @@ class Graph:
             elif kind in (_WAIT4, _WAITID):
                 if flags & WNOWAIT:
                     continue  # it looked, and left the zombie (trap 2)
+                if not value:  # waitid without a siginfo, or with one that could not be written
+                    blind[ident] = ts, "wait4" if kind == _WAIT4 else "waitid"
+                    continue
                 task = dead_in_ns.get((ident, value)) if dead_in_ns else None
                 if task is None:
                     task = dead.get(value)
@@ -175,9 +185,12 @@ class Graph:
                     continue
                 task.reaped_ns = ts
                 task.reaper = parent
-                if task.fate is Fate.ZOMBIE and (parent == task.parent or self._alive(task.parent)):
+                if task.fate is Fate.ZOMBIE and self._was_reaped(task, parent):
                     task.fate = Fate.WAITED
-                    latency(ts - task.exited_ns)
+                    waited_ns, call = blind.pop(parent, (0, ""))
+                    if waited_ns > task.exited_ns:
+                        task.reaped_ns, task.reaped_by_call = waited_ns, call
+                    latency(task.reaped_ns - task.exited_ns)
                     reaped[task.parent] = reaped.get(task.parent, 0) + 1
                 elif not task.exited_ns:  # its exit was lost
                     task.fate = Fate.UNKNOWN
@@ -223,6 +236,13 @@ class Graph:
         task = self.tasks.get(ident)
         return task is not None and not task.exited_ns
 
+    def _was_reaped(self, task: Task, parent: int) -> bool:
+        """Of a zombie released under ``parent``, by no wait call that was seen: did its own parent reap it?"""
+        if self._alive(task.parent):
+            return True  # nobody else can
+        # A namespace's init that exits releases what is left in it, in its own name (trap 11).
+        return parent == task.parent and parent not in self._dead_inits
+
     def _may_adopt(self, waiter: int, task: Task) -> bool:
         """The waiter is the parent that the task has now: it was reparented, before or after it died."""
         return waiter == task.exit_parent or not self._alive(task.parent)
@@ -256,6 +276,7 @@ class Graph:
             self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
         if self._changed is not None:
             self._changed[task.id] = task
+        self._blind_waits.pop(task.id, None)
         if self._remember_folded:
             self._folded.add(task.id)
         if task.id not in self._parents:
