@@ -60,6 +60,10 @@ class Session:
         self.targets: tuple[trace.Target, ...] = ()
         self._incomplete: dict[str, None] = {}
         self._notes: dict[str, None] = {}
+        if options.probe.light:
+            self._notes[
+                "--light: children are seen to be reaped some 10 to 100 ms late, and failed forks not at all"
+            ] = None
         self._lost: dict[str, int] = self._probe.lost()
         self._suspect: tuple[dict[int, Seen], int] | None = None
         self._captured_stacks = 0
