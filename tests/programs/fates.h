@@ -9,7 +9,8 @@ struct scenario {
 	void (*run)(void);
 };
 
-extern const struct scenario wait_scenarios[], orphan_scenarios[], clone_scenarios[], namespace_scenarios[], uring_scenarios[];
+extern const struct scenario wait_scenarios[], orphan_scenarios[], clone_scenarios[], namespace_scenarios[],
+	uring_scenarios[];
 
 /* For children whose pid the program is not told (libc made and reaped them): SIGCHLD's siginfo names them. */
 void watch_sigchld(void);

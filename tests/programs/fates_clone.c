@@ -162,7 +162,8 @@ static void *survive(void *argument)
 	gate_wait(me->gate);
 	if (me->exit_group)
 		_exit(9);
-	syscall(SYS_exit, 5); /* this thread alone: the process's status is now the last thread's, once it was the leader's */
+	/* this thread alone: the process's status is the last thread's today, and was the leader's in older kernels */
+	syscall(SYS_exit, 5);
 	return NULL;
 }
 

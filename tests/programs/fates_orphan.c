@@ -101,7 +101,7 @@ static void double_fork_daemon(void)
 	ending->note = "a daemon that ends";
 }
 
-/* The leaking parent is itself a child, which exits: the zombie is released because of that, not because anyone waited. */
+/* The leaking parent is itself a child, which exits: that alone is why the zombie is released. */
 static void zombie_then_parent_exits(void)
 {
 	struct child *parent, *zombie;

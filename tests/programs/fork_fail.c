@@ -147,8 +147,11 @@ static const struct {
 	const char *name;
 	void (*prepare)(void);
 } ways[] = {
-	{"nproc", nproc},	      {"clone3_enosys", clone3_enosys}, {"clone3_eperm", clone3_eperm},
-	{"clone_eperm", clone_eperm}, {"dead_init", lose_init},
+	{"nproc", nproc},
+	{"clone3_enosys", clone3_enosys},
+	{"clone3_eperm", clone3_eperm},
+	{"clone_eperm", clone_eperm},
+	{"dead_init", lose_init},
 };
 
 int main(int argc, char **argv)
@@ -163,7 +166,8 @@ int main(int argc, char **argv)
 		if (strcmp(ways[i].name, argv[1]) == 0)
 			prepare = ways[i].prepare;
 	if (!prepare) {
-		fprintf(stderr, "usage: fork_fail [--wait] nproc | clone3_enosys | clone3_eperm | clone_eperm | dead_init\n");
+		fprintf(stderr,
+			"usage: fork_fail [--wait] nproc | clone3_enosys | clone3_eperm | clone_eperm | dead_init\n");
 		return 2;
 	}
 	if (geteuid() != 0)

@@ -76,6 +76,7 @@ int main(int argc, char **argv)
 	begin = now_ns();
 	for (long i = 0; i < rounds; i++)
 		round();
-	printf("{\"rounds\": %ld, \"how\": \"%s\", \"ns_per_round\": %.1f}\n", rounds, how, (double)(now_ns() - begin) / (double)rounds);
+	printf("{\"rounds\": %ld, \"how\": \"%s\", \"ns_per_round\": %.1f}\n", rounds, how,
+	       (double)(now_ns() - begin) / (double)rounds);
 	truth_hold();
 }

@@ -62,7 +62,9 @@ int main(int argc, char **argv)
 	}
 	for (int i = 0; i < count; i++)
 		UNTIL(proc_state(leaked[i], NULL, NULL) == 'Z');
-	printf("{\"leaked\": %d, \"waited\": %d, \"library\": \"libleaky.so.1.2\", \"function\": \"leaky_spawn_helper\"", count, count);
+	printf("{\"leaked\": %d, \"waited\": %d, \"library\": \"libleaky.so.1.2\", \"function\": "
+	       "\"leaky_spawn_helper\"",
+	       count, count);
 	print_pids("leaked_pids", leaked, count);
 	print_pids("waited_pids", waited, count);
 	printf("}\n");

@@ -75,13 +75,15 @@ static void parent(struct totals *totals, int children, uint64_t state)
 			totals->fates[AUTOREAPED]++;
 		} else if (choice == 0) {
 			UNTIL(proc_state(pid, &status, NULL) == 'Z');
-			check_status(how, WIFEXITED(status), WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+			check_status(how, WIFEXITED(status),
+				     WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 			totals->fates[ZOMBIE]++;
 			totals->zombie_exits[how]++;
 		} else if (choice < 11) {
 			if (wait4(pid, &status, 0, NULL) != pid)
 				fail("wait4");
-			check_status(how, WIFEXITED(status), WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+			check_status(how, WIFEXITED(status),
+				     WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 			totals->fates[WAITED]++;
 			totals->wait4_calls++;
 		} else {
@@ -140,8 +142,9 @@ int main(int argc, char **argv)
 	}
 	gate_open(gate, (unsigned int)parents);
 	UNTIL(totals->finished == parents);
-	printf("{\"forks\": %d, \"waited\": %d, \"zombie\": %d, \"autoreaped\": %d, \"running\": %d", parents + parents * children,
-	       totals->fates[WAITED], totals->fates[ZOMBIE], totals->fates[AUTOREAPED], totals->fates[RUNNING]);
+	printf("{\"forks\": %d, \"waited\": %d, \"zombie\": %d, \"autoreaped\": %d, \"running\": %d",
+	       parents + parents * children, totals->fates[WAITED], totals->fates[ZOMBIE], totals->fates[AUTOREAPED],
+	       totals->fates[RUNNING]);
 	printf(", \"calls\": {\"wait4\": %d, \"waitid\": %d}", totals->wait4_calls, totals->waitid_calls);
 	print_exits("exits", totals->exits);
 	print_exits("zombie_exits", totals->zombie_exits);

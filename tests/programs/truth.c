@@ -59,7 +59,7 @@ static void catch_signals(int how)
 	sigprocmask(how, &both, NULL);
 }
 
-/* Reads stdin until a line's end, or until SIGUSR1 (for_start), or until it closes.  False: it closed, or SIGTERM came. */
+/* Reads stdin until a line's end or SIGUSR1 (for_start), or until it closes.  False: it closed, or SIGTERM came. */
 static bool read_stdin(bool for_start)
 {
 	struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
@@ -345,8 +345,8 @@ void reap_waitid(struct child *child, int options, enum fate fate)
 
 	if (waitid(P_PID, (id_t)pid, &info, WEXITED | options) || info.si_pid != pid)
 		fail("waitid");
-	child->status = info.si_code == CLD_EXITED ? info.si_status << 8 :
-						     info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0);
+	child->status = info.si_code == CLD_EXITED ? info.si_status << 8
+						   : info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0);
 	child->ended = true;
 	child->fate = fate;
 	child->call = "waitid";
@@ -410,7 +410,8 @@ void poll_again(long long since_ns, const char *waiting_for)
 const char *fate_name(enum fate fate)
 {
 	static const char *const names[] = {
-		[RUNNING] = "running", [WAITED] = "waited", [ZOMBIE] = "zombie", [ORPHANED] = "orphaned", [AUTOREAPED] = "autoreaped",
+		[RUNNING] = "running",	 [WAITED] = "waited",	      [ZOMBIE] = "zombie",
+		[ORPHANED] = "orphaned", [AUTOREAPED] = "autoreaped",
 	};
 
 	return names[fate];

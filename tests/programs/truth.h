@@ -56,7 +56,7 @@ _Noreturn void fail(const char *what);
 
 /* A new entry of the account, of a child that the caller is about to make. */
 struct child *child_new(void);
-/* To be called first in a child made by other means than fork_child(): a deadline of its own, and no hold on the end. */
+/* First thing in a child that fork_child() did not make: a deadline of its own, and no hold on the end. */
 void child_begin(struct child *child);
 /* fork(), with an entry in *child. */
 pid_t fork_child(struct child **child);
@@ -94,11 +94,11 @@ long long now_ns(void);
 void poll_again(long long since_ns, const char *waiting_for);
 const char *fate_name(enum fate fate);
 
-#define UNTIL(condition)                                    \
-	do {                                                \
-		long long since_ns_ = now_ns();             \
-		while (!(condition))                        \
-			poll_again(since_ns_, #condition); \
+#define UNTIL(condition)                                                                                               \
+	do {                                                                                                           \
+		long long since_ns_ = now_ns();                                                                        \
+		while (!(condition))                                                                                   \
+			poll_again(since_ns_, #condition);                                                             \
 	} while (0)
 
 #endif
