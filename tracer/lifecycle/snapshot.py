@@ -103,6 +103,15 @@ class StackCounts:
     running: int = 0
     unknown: int = 0
 
+    def add(self, other: StackCounts) -> None:
+        self.forks += other.forks
+        self.waited += other.waited
+        self.zombie += other.zombie
+        self.orphaned += other.orphaned
+        self.autoreaped += other.autoreaped
+        self.running += other.running
+        self.unknown += other.unknown
+
 
 @dataclass(frozen=True, slots=True)
 class Process:

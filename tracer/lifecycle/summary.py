@@ -9,11 +9,11 @@ import errno
 import signal
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracer import trace
-from tracer.lifecycle.snapshot import Group, LatencyHistogram, Process, Snapshot
+from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
 
 NO_STACK = trace.Stack(0, (), cut="no stack came with this fork")
@@ -37,6 +37,7 @@ class About:
 def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: About) -> trace.Trace:
     """stacks: by id, symbolized and attributed; an id that is missing reports as "no stack"."""
     known = {0: NO_STACK, PRE_EXISTING: OLDER, **stacks}
+    snapshot = _merge_equal_stacks(snapshot, known)
     leaks = [
         _leak(kind, group, known.get(stack, NO_STACK), snapshot)
         for (stack, kind), group in snapshot.groups.items()
@@ -77,6 +78,36 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         min_age_s=snapshot.min_age_ns / 1e9,
         young_zombies=sum(group.young for group in snapshot.groups.values()),
     )
+
+
+def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> Snapshot:
+    """Count under one id what reads the same: libc's fork has several places that call the kernel."""
+    first: dict[tuple[object, ...], int] = {}
+    ids = {ident: first.setdefault(_reading(known[ident]), ident) for ident in sorted(known)}
+    stacks: dict[int, StackCounts] = {}
+    for key, counts in snapshot.stacks.items():
+        stacks.setdefault(ids.get(key, 0), StackCounts()).add(counts)
+    groups: dict[tuple[int, str], Group] = {}
+    for (key, kind), group in snapshot.groups.items():
+        groups.setdefault((ids.get(key, 0), kind), Group()).merge(group)
+    failed: Counter[FailedKey] = Counter()
+    for failure, count in snapshot.failed.items():
+        failed[replace(failure, stack=ids.get(failure.stack, 0))] += count
+    return replace(snapshot, stacks=stacks, groups=groups, failed=dict(failed))
+
+
+def _reading(stack: trace.Stack) -> tuple[object, ...]:
+    """What a person sees of a stack.  A place without a line is its address, except in the runtime that forked."""
+    blamed = stack.forked_by
+    frames: list[tuple[object, ...]] = []
+    in_runtime = True
+    for frame in stack.frames:
+        library = frame.library
+        if library and blamed and (library.kind, library.name) == (blamed.kind, blamed.name):
+            in_runtime = False
+        line = frame.line or (in_runtime and frame.function) or frame.offset
+        frames.append((frame.function, frame.file, frame.module, line))
+    return stack.id if not frames else 0, stack.cut, *frames
 
 
 def _leak(kind: str, group: Group, stack: trace.Stack, snapshot: Snapshot) -> trace.Leak:
