@@ -145,6 +145,7 @@ def _compile(source: str, directory: Path, flags: list[str], options: Options) -
         text=True,
         errors="backslashreplace",
         check=False,
+        start_new_session=True,  # a terminal's Ctrl-C ends the trace, not the compiler
     )
     if done.returncode == compiler.EXIT_NO_BCC:
         raise Unavailable(
