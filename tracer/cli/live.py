@@ -15,6 +15,7 @@ import click
 
 from tracer.cli.options import Output, Tracing
 from tracer.cli.output import open_report, print_report
+from tracer.errors import ForktraceError
 from tracer.probe.probe import ProbeOptions
 from tracer.report.escape import visible
 from tracer.session import DRAIN_S, Session, SessionOptions, check_target, meta_of
@@ -82,6 +83,7 @@ def begun(options: SessionOptions, output: Output) -> Iterator[Session]:
     """
     for pid in options.pids:
         check_target(pid)
+    begin = time.monotonic()
     capture = None
     if output.capture is not None:
         from tracer.capture.writer import CaptureWriter  # noqa: PLC0415 - sqlite3, where it is used
@@ -94,10 +96,16 @@ def begun(options: SessionOptions, output: Output) -> Iterator[Session]:
         except BaseException:
             session.close()
             raise
-    except BaseException:
+    except BaseException as error:
         if capture is not None:
             capture.discard()
+        if isinstance(error, ForktraceError) and output.verbose:
+            for line in error.details.splitlines():
+                say(output, line)
         raise
+    if output.verbose:
+        took = time.monotonic() - begin
+        say(output, f"attached after {took:.2f} s; {len(session.graph.tasks):,} processes are followed")
     with session:
         yield session
 
@@ -115,6 +123,9 @@ def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[
 
 def finish(session: Session, output: Output) -> Trace:
     trace = session.finish()
+    if output.verbose:
+        spent = time.process_time()
+        say(output, f"traced; {len(trace.stacks):,} different stacks, {spent:.2f} s of CPU time in all")
     if session.capture_problem:
         say(output, session.capture_problem, always=True)
     return trace

@@ -156,6 +156,7 @@ def _compile(source: str, directory: Path, flags: list[str], options: Options) -
         raise BpfRefused(
             f"BCC could not build the BPF programs: {_last_line(done.stderr)}",
             "`forktrace doctor` shows what this kernel allows; `forktrace -v …` shows all of the compiler's words",
+            done.stderr,
         )
     try:
         return Compiled.from_dict(json.loads(done.stdout))
