@@ -167,7 +167,8 @@ def _clean(trace: Trace) -> str:
 def _children(totals: Totals, trace: Trace) -> str:
     if not totals.forks:
         return f"nothing forked in {duration(trace.duration_s)}"
-    ended = totals.forks - totals.running
+    # Not forks - running: of the children from before the trace only the end was seen.
+    ended = totals.waited + totals.autoreaped + totals.orphaned + totals.zombies + totals.unknown
     running = (
         f", {totals.running:,} still {'runs' if totals.running == 1 else 'run'}" if totals.running else ""
     )
