@@ -29,14 +29,15 @@ def read(name: str) -> str:
 
 def code_and_prose(page: Path) -> tuple[list[str], str]:
     """The lines of code blocks, indented or fenced, and the text without them."""
-    code, prose, fenced = [], [], False
+    code, prose, fenced, may_begin = [], [], False, True
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
             fenced = not fenced
-        elif fenced or line.startswith("    "):
+        elif fenced or (line.startswith("    ") and may_begin):
             code.append(line.strip())
         else:
             prose.append(line)
+            may_begin = not line.strip()  # an indented block does not interrupt a paragraph
     return code, "\n".join(prose)
 
 
@@ -45,8 +46,10 @@ def calls(page: Path) -> Iterator[list[str]]:
     code, prose = code_and_prose(page)
     for line in [*code, *re.findall(r"`([^`\n]+)`", prose)]:
         if re.match(r"(?:sudo )?(?:\S*/)?(?:forktrace(?: |$)|scripts/)", line):
-            words = shlex.split(re.split(r"\s[|>&]|\s#\s", line)[0])
-            yield words[1:] if words[0] == "sudo" else words
+            words = shlex.split(line, comments=True)
+            words = words[words[0] == "sudo" :]
+            end = next((at for at, word in enumerate(words) if word in ("|", ">", "&")), None)
+            yield words[:end]
 
 
 @each_page
