@@ -350,6 +350,12 @@ class Session:
             return
         self._captured_stacks += len(new)
 
+    def discard_capture(self) -> None:
+        """There was nothing to trace."""
+        if self.capture is not None:
+            self.capture.discard()
+            self.capture = None
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, self._priority)

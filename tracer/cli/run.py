@@ -40,7 +40,11 @@ def run(command: tuple[str, ...], tracing: Tracing, output: Output) -> None:
                     (child.pid,), min_age_s=tracing.min_age_s, probe=probe_options(tracing)
                 )
                 with begun(target, output) as session:
-                    child.go()
+                    try:
+                        child.go()
+                    except ForktraceError:
+                        session.discard_capture()
+                        raise
                     session.watch(child.pidfd)
                     follow(session, stopper, tracing, session.over)
                     report = finish(session, output)
