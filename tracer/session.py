@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -255,9 +256,17 @@ class Session:
         while time.monotonic() < deadline and not self.graph.agrees_with(seen, at_ns):
             time.sleep(0.01)
             self.drain()
-        self._probe.detach()
-        self.drain()
         self._lost = self._probe.lost()
+        # The kernel takes 0.2 s to let go of the syscall tracepoints; naming the stacks takes as long.
+        detaching = threading.Thread(target=self._probe.detach)
+        detaching.start()
+        try:
+            return self._settled(seen, at_ns)
+        finally:
+            detaching.join()
+
+    def _settled(self, seen: dict[int, Seen], at_ns: int) -> trace.Trace:
+        """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
         reconciliation = self._reconcile(seen)
         found = self.graph.resync(seen, at_ns)
         if found and not self._lost["events"]:
