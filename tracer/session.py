@@ -32,12 +32,11 @@ from tracer.stacks.store import StackStore
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
-SETTLE_S = (
-    2.0  # releases are recorded by an RCU callback: milliseconds after the reaping, on a busy host seconds
-)
+SWEEP_S = 30.0  # all of /proc is compared with the graph
+SETTLE_S = 1.0  # releases are recorded by an RCU callback: up to so long after a child was reaped
 PRIORITY = (
     -20
-)  # nice: among hundreds of processes that fork, an equal one would come to its turn too late for the ring
+)  # nice: among hundreds of processes that fork, an equal would get its turn too late for the ring
 MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
 
 
@@ -82,7 +81,7 @@ class Session:
         self._lost: dict[str, int] = self._probe.lost()
         self._suspect: tuple[dict[int, Seen], int] | None = None
         self._captured_stacks = 0
-        self._next_tick = 0.0
+        self._next_tick = self._next_sweep = 0.0
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
@@ -122,6 +121,7 @@ class Session:
                     self._follow(task.id)
         self._probe.follow_everything(False)
         self._next_tick = time.monotonic() + TICK_S
+        self._next_sweep = time.monotonic() + SWEEP_S
         if self.capture is not None:  # the targets are known now
             self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
 
@@ -207,12 +207,13 @@ class Session:
             self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
 
     def _look_for_losses(self) -> None:
-        """Lost events: compare with /proc, once what was recorded by then is in (trap 14)."""
+        """Compare with /proc, once what was recorded by then is in: after a loss (trap 14), and now and then."""
         if self._suspect is not None:
             self.graph.resync(*self._suspect)
             self._suspect = None
         lost = self._probe.lost()
-        if lost["events"] != self._lost["events"]:
+        if lost["events"] != self._lost["events"] or time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + SWEEP_S
             self._suspect = self._scan()
         self._lost = lost
 
@@ -236,13 +237,18 @@ class Session:
         stats = procfs.scan()
         identities = {pid: procfs.identity(stat) for pid, stat in stats.items()}
         known = self.graph.tasks
+        ours = {pid for pid, identity in identities.items() if identity in known}
         seen = {}
-        for pid, stat in stats.items():
-            parent = identities.get(stat.ppid, 0)
-            if identities[pid] in known or parent in known:
-                seen[identities[pid]] = Seen(
-                    identities[pid], parent, stat.comm, pid, procfs.is_zombie(stat), stat.num_threads
-                )
+        for pid in ours | procfs.descendants(stats, ours):
+            stat = stats[pid]
+            seen[identities[pid]] = Seen(
+                identities[pid],
+                identities.get(stat.ppid, 0),
+                stat.comm,
+                pid,
+                procfs.is_zombie(stat),
+                stat.num_threads,
+            )
         return seen, at_ns
 
     # --- the end ---------------------------------------------------------------------------------------------
@@ -268,16 +274,13 @@ class Session:
     def _settled(self, seen: dict[int, Seen], at_ns: int) -> trace.Trace:
         """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
         reconciliation = self._reconcile(seen)
-        found = self.graph.resync(seen, at_ns)
-        if found and not self._lost["events"]:
-            self._say_incomplete(
-                f"{found} children were not where their records left them; their fate is unknown"
-            )
+        self.graph.resync(seen, at_ns)
         snapshot = self.graph.snapshot(procfs.boottime_ns())
         about = self._about(reconciliation)
         self._flush(snapshot, about, final=True)
         named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
-        return summarize(snapshot, named, replace(about, notes=(*about.notes, *self._stacks.notes())))
+        notes = (*self._notes, *self._stacks.notes())  # of the flush, too
+        return summarize(snapshot, named, replace(about, notes=notes))
 
     def _reconcile(self, seen: dict[int, Seen]) -> trace.Reconciliation:
         """The zombies of ``seen``, each explained by the trace or not."""
@@ -328,6 +331,8 @@ class Session:
                 f"{lost['events']} records were lost: the kernel's ring was full. Some children may be missing; "
                 f"those whose fate became doubtful are counted as unknown"
             )
+        elif self.graph.anomalies:
+            yield f"{self.graph.anomalies} children were not where their records left them; their fate is unknown"
         if lost["stacks"]:
             yield f"{lost['stacks']} stacks were lost: the stack ring was full. Their forks are counted without a stack"
         if lost["traced"]:
