@@ -15,10 +15,12 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tracer.lifecycle.task import NS_PER_TICK, task_id
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h
 _CAP_SYS_PTRACE = 19
 _SIGCHLD = 17
 _MAX_STAT = 4096  # a comm of 64 bytes and 52 numbers of at most 20 digits stay far below
@@ -230,6 +232,11 @@ def hides_others() -> bool:
         return False
     exempt = int(options.get(b"gid", b"0"))
     return exempt not in (os.getegid(), *os.getgroups()) and not _may_trace_others()
+
+
+def in_host_pid_namespace() -> bool:
+    """Whether the pids of our /proc are those that the kernel's own records name."""
+    return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
 
 
 def host_facts() -> dict[str, str | int | None]:

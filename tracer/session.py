@@ -21,7 +21,7 @@ from tracer import __version__, procfs, trace
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
-from tracer.errors import ForktraceError
+from tracer.errors import ForktraceError, Unavailable
 from tracer.lifecycle.graph import Graph, Seen
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
@@ -93,6 +93,11 @@ class Session:
 
     def start(self) -> None:
         """Raises ``ForktraceError`` when a target is gone, no process, or a thread.  Raises this thread's priority."""
+        if not procfs.in_host_pid_namespace():
+            raise Unavailable(
+                "this is a pid namespace of its own: its pids are not those that the kernel records",
+                "run forktrace on the host, or in a container that was started with --pid=host",
+            )
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         identities = [check_target(pid) for pid in self.options.pids]
