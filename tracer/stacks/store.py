@@ -7,9 +7,9 @@ Names, lines and libraries are looked up when they are asked for; the modules ke
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from tracer import procfs, records, trace
@@ -114,7 +114,8 @@ class StackStore:
             if pid != sample.child and identity != sample.task:
                 continue  # the pid is another process's by now
             try:
-                text = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="surrogateescape")
+                with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
+                    text = file.read().decode("utf-8", "surrogateescape")
             except OSError:
                 continue
             if sample.image and self._kernel.image_of(identity) != sample.image:
@@ -126,7 +127,7 @@ class StackStore:
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
         """Files are opened through a process that has them mapped: whoever of the two is still there."""
         pids = [pid_of(sample.task), sample.child]
-        alive = next((pid for pid in pids if pid and Path(f"/proc/{pid}/root").is_symlink()), pids[0])
+        alive = next((pid for pid in pids if pid and os.path.lexists(f"/proc/{pid}/root")), pids[0])
         return self._modules.of(alive, mapping)
 
     # --- ids -----------------------------------------------------------------------------------------------
