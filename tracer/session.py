@@ -220,7 +220,11 @@ class Session:
         if lost["events"] != self._lost["events"] or time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_S
             self._suspect = self._scan()
+        self._note_losses(lost)
+
+    def _note_losses(self, lost: dict[str, int]) -> None:
         self._lost = lost
+        self.graph.lossy = bool(lost["events"] or lost["traced"])
 
     def _add_newcomers(self, cgroup: str) -> None:
         try:
@@ -267,7 +271,7 @@ class Session:
         while time.monotonic() < deadline and not self.graph.agrees_with(seen, at_ns):
             time.sleep(0.01)
             self.drain()
-        self._lost = self._probe.lost()
+        self._note_losses(self._probe.lost())
         # The kernel takes 0.2 s to let go of the syscall tracepoints; naming the stacks takes as long.
         detaching = threading.Thread(target=self._probe.detach)
         detaching.start()

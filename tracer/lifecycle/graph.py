@@ -39,11 +39,14 @@ class Graph:
     """``tasks``: living processes and those dead but not released, by identity.
 
     changed: tasks that differ from the last ``take_changed``, kept when a capture is written.
+    lossy: records were lost.  Only then is an unknown process below ours a child whose fork was missed; else it is a
+    stranger that was reparented to us.
     anomalies: contradictions found by ``resync``; each is one child whose fate cannot be known, or became so late.
     """
 
     def __init__(self, start_ns: int, min_age_ns: int = 1_000_000_000, record_changes: bool = False) -> None:
         self.tasks: dict[int, Task] = {}
+        self.lossy = False
         self.anomalies = 0
         self.lost_stacks = 0
         self._start_ns = start_ns
@@ -54,7 +57,9 @@ class Graph:
             tuple[int, int], Task
         ] = {}  # by (parent, pid in a namespace), where pids differ
         self._dead_inits: set[int] = set()  # of pid namespaces
-        self._old_zombies: set[int] = set()  # pids that were zombies before the trace
+        self._old_zombies: dict[
+            int, int
+        ] = {}  # by pid: identities of those that the first scan showed as zombies
         self._stacks: dict[int, StackCounts] = {}
         self._groups: dict[tuple[int, str], Group] = {}
         self._parents: dict[int, Process] = {}
@@ -106,7 +111,7 @@ class Graph:
                 if task is None:
                     if parent not in tasks:
                         continue
-                    task = self._missed(ident, parent)  # its fork was lost (trap 14)
+                    task = self._unseen(ident, parent)
                 elif task.exited_ns:
                     continue
                 task.exited_ns = ts
@@ -143,6 +148,8 @@ class Graph:
                     if forker not in tasks and parent not in tasks:
                         continue  # a stranger, seen while the trace started
                     task = tasks[ident] = Task(ident, parent, forker, ts, stack)
+                    if self._old_zombies:
+                        self._not_old(ident)
                 elif task.forker or task.exited_ns:
                     continue  # doubled
                 else:  # the scan of /proc saw it first
@@ -166,7 +173,7 @@ class Graph:
                 if task is None:
                     task = dead.get(value)
                     if task is None:
-                        self._old_zombies.discard(value)
+                        self._old_zombies.pop(value, None)
                         continue
                 if ident == task.parent:
                     task.fate = Fate.WAITED
@@ -181,17 +188,15 @@ class Graph:
             elif kind == _RELEASE:
                 task = tasks.get(ident)
                 if task is None:
-                    self._old_zombies.discard(tid)
+                    self._old_zombies.pop(tid, None)
                     continue
                 task.reaped_ns = ts
                 task.reaper = parent
                 if task.fate is Fate.ZOMBIE and self._was_reaped(task, parent):
-                    task.fate = Fate.WAITED
                     waited_ns, call = blind.pop(parent, (0, ""))
                     if waited_ns > task.exited_ns:
                         task.reaped_ns, task.reaped_by_call = waited_ns, call
-                    latency(task.reaped_ns - task.exited_ns)
-                    reaped[task.parent] = reaped.get(task.parent, 0) + 1
+                    self._waited(task, parent)
                 elif not task.exited_ns:  # its exit was lost
                     task.fate = Fate.UNKNOWN
                     self.anomalies += 1
@@ -226,7 +231,22 @@ class Graph:
         self._names[comm] = name
         return name
 
+    def _unseen(self, ident: int, parent: int) -> Task:
+        """A child that dies, and whose fork is not in the records."""
+        self._not_old(ident)
+        if _started_since(ident, self._start_ns + NS_PER_TICK):
+            return self._missed(ident, parent)
+        task = self.tasks[ident] = Task(ident, parent, stack=PRE_EXISTING)  # nor in the scan (trap 15)
+        return task
+
+    def _not_old(self, ident: int) -> None:
+        """The scan showed a zombie, but it died, or was even forked, after the trace had begun."""
+        if self._old_zombies.get(pid_of(ident)) == ident:
+            del self._old_zombies[pid_of(ident)]
+            self._pre_existing_zombies -= 1
+
     def _missed(self, ident: int, parent: int) -> Task:
+        """Its fork was lost (trap 14)."""
         task = self.tasks[ident] = Task(ident, parent)
         self._counts(0).forks += 1
         self.anomalies += 1
@@ -242,6 +262,13 @@ class Graph:
             return True  # nobody else can
         # A namespace's init that exits releases what is left in it, in its own name (trap 11).
         return parent == task.parent and parent not in self._dead_inits
+
+    def _waited(self, task: Task, reaper: int) -> None:
+        """Its parent reaped it, at ``reaped_ns``, by a call that was not seen or did not name it."""
+        task.fate = Fate.WAITED
+        task.reaper = reaper
+        self._latency.add(task.reaped_ns - task.exited_ns)
+        self._reaped[task.parent] = self._reaped.get(task.parent, 0) + 1
 
     def _may_adopt(self, waiter: int, task: Task) -> bool:
         """The waiter is the parent that the task has now: it was reparented, before or after it died."""
@@ -328,7 +355,7 @@ class Graph:
         if seen.id in self.tasks:
             return
         if seen.zombie and not root:
-            self._old_zombies.add(pid_of(seen.id))
+            self._old_zombies[pid_of(seen.id)] = seen.id
             self._pre_existing_zombies += 1
             return
         task = self.tasks[seen.id] = Task(seen.id, seen.parent, stack=PRE_EXISTING)
@@ -352,27 +379,27 @@ class Graph:
         """What ``resync`` would find nothing to mend in."""
         return not any(self._disagreements(seen, at_ns))
 
-    def resync(self, seen: Mapping[int, Seen], at_ns: int) -> int:
-        """Compare with a scan of /proc made at ``at_ns``; call it some 0.3 s later, when the records of that moment
-        are all in.  Mends what records were lost (trap 14): such children become ``unknown``, or ``zombie`` where
-        /proc shows one.  Returns how many contradictions it found; they are in ``anomalies`` as well.
+    def resync(self, seen: Mapping[int, Seen], at_ns: int) -> None:
+        """Compare with a scan of /proc made at ``at_ns``; call it when the records of that moment are all in.
+
+        Mends what records were lost (trap 14): whose fate nobody can tell becomes ``unknown``, and adds to
+        ``anomalies``; where /proc shows the rest of the story, it is taken from there.
         """
-        before = self.anomalies
-        for task, there in list(self._disagreements(seen, at_ns)):
-            if task is None:
-                if there is not None:
-                    self._adopt(there, at_ns)
-            elif there is None:
-                task.fate = Fate.UNKNOWN
-                task.reaped_ns = at_ns
-                self.anomalies += not task.root
-                self._fold(task)
-            else:
-                self._found_dead(task, there, at_ns)
-                self.anomalies += 1
+        adopted = True
+        while adopted:  # the children of those that were adopted may be unknown as well
+            adopted = False
+            for task, there in list(self._disagreements(seen, at_ns)):
+                if task is None:
+                    if there is not None:
+                        self._adopt(there, at_ns)
+                        adopted = True
+                elif there is None:
+                    self._found_gone(task, seen, at_ns)
+                else:
+                    self._found_dead(task, there, at_ns)
+                    self.anomalies += 1
         self._folded = set()
         self._remember_folded = False
-        return self.anomalies - before
 
     def _disagreements(
         self, seen: Mapping[int, Seen], at_ns: int
@@ -384,7 +411,7 @@ class Graph:
             there = seen.get(task.id)
             if there is None or (there.zombie and not task.exited_ns and not task.root):
                 yield task, there
-        for there in seen.values():
+        for there in seen.values() if self.lossy else ():
             parent = self.tasks.get(there.parent)
             if (
                 parent is not None
@@ -402,6 +429,17 @@ class Graph:
         task.comm, task.ns_pid, task.forker_ns_pid = there.comm, there.ns_pid, there.ns_pid
         if there.zombie:
             self._found_dead(task, there, at_ns)
+
+    def _found_gone(self, task: Task, seen: Mapping[int, Seen], at_ns: int) -> None:
+        """It was released, and the record of that was lost, or is late: on a busy machine, by seconds."""
+        parent = seen.get(task.parent)
+        task.reaped_ns = at_ns
+        if not task.exited_ns or (task.fate is Fate.ZOMBIE and (parent is None or parent.zombie)):
+            task.fate = Fate.UNKNOWN
+            self.anomalies += not task.root
+        elif task.fate is Fate.ZOMBIE:  # while its parent lives, nobody else can have reaped it
+            self._waited(task, task.parent)
+        self._fold(task)
 
     def _found_dead(self, task: Task, there: Seen, at_ns: int) -> None:
         """Its exit was lost."""
