@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tracers
 from loop import Loop
-from tracers import Tracer, attached
+from tracers import DoesNotRun, Tracer, attached
 
 from tracer.lifecycle.graph import Graph
 from tracer.lifecycle.task import PRE_EXISTING
@@ -49,16 +49,31 @@ class Replayed:
 
 def measure(programs: Path, seconds: float) -> list[Consumed]:
     """Each load takes about ``seconds``."""
-    both = ("fork", "fork"), ("vfork", "vfork"), ("vfork",) * 4
-    rows = [_consumed(programs, tracers.forktrace(), hows, seconds) for hows in both]
-    rows.append(_consumed(programs, tracers.forktrace("--no-stacks"), both[-1], seconds))
-    rows.append(_consumed(programs, tracers.forktrace("--light"), both[-1], seconds))
-    rows.append(_consumed(programs, tracers.bcc_callback(), both[-1], seconds))
-    return rows
+    one, two, most = ("fork",), ("fork", "fork"), ("vfork",) * 4
+    return [
+        _consumed(programs, tracer, hows, seconds)
+        for tracer, hows in (
+            (tracers.forktrace(), one),
+            (tracers.forktrace(), two),
+            (tracers.forktrace(), most),
+            (tracers.forktrace("--no-stacks"), most),
+            (tracers.forktrace("--light"), most),
+            (tracers.bcc_callback(), one),
+            (tracers.bcc_callback(), most),
+        )
+    ]
 
 
 def _consumed(programs: Path, tracer: Tracer, hows: Sequence[str], seconds: float) -> Consumed:
-    rounds = int(seconds / (0.14e-3 if hows[0] == "fork" else 0.045e-3) * 2 / len(hows))
+    load = f"{len(hows)} x {hows[0]}"
+    try:
+        return _measured(programs, tracer, hows, seconds, load)
+    except DoesNotRun as reason:
+        return Consumed(tracer.name, load, 0, 0, 0, False, str(reason))
+
+
+def _measured(programs: Path, tracer: Tracer, hows: Sequence[str], seconds: float, load: str) -> Consumed:
+    rounds = int(seconds / (0.14e-3 if hows[0] == "fork" else 0.045e-3) * min(2 / len(hows), 1))
     with ExitStack() as stack:
         loops = [stack.enter_context(Loop(programs, rounds, how)) for how in hows]
         with attached(tracer, [loop.pid for loop in loops]) as running:
@@ -75,7 +90,7 @@ def _consumed(programs: Path, tracer: Tracer, hows: Sequence[str], seconds: floa
     wanted = rounds * len(loops)
     return Consumed(
         tracer.name,
-        f"{len(hows)} x {hows[0]}",
+        load,
         wanted / took,
         events / took,
         cpu / events * 1e6,

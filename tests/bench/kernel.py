@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,23 +29,27 @@ _MAP_NAME, _MAP_INFO_SIZE = 24, 40  # of struct bpf_map_info
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one load cost.  ns: program name -> mean ns a run.  samples: forks whose stack was not known."""
+    """What one load cost.  samples: forks whose stack the kernel did not know.  ns: program -> mean ns a run.
+    bpf_us: time in all programs a fork, whoever ran them.  tracer_us: CPU time of the tracer a fork, stacks included.
+    """
 
     name: str
     forks: int
     samples: int
     ns: dict[str, float]
+    bpf_us: float
+    tracer_us: float
 
 
 def measure(programs: Path, quick: bool) -> list[Load]:
     share = 0.2 if quick else 1
     with _statistics():
         return [
-            _loop(programs, "forkloop: fork", "fork", int(10_000 * share)),
-            _loop(programs, "forkloop: vfork", "vfork", int(20_000 * share)),
-            _script("python3: subprocess.run", _PYTHON, int(500 * share)),
-            _script("bash: a loop of $(true) and commands", _BASH, int(500 * share)),
-            _script("bash: a new shell each time", _SHELLS, int(200 * share)),
+            _loop(programs, "C: fork, _exit, waitpid", "fork", int(10_000 * share)),
+            _loop(programs, "C: vfork, _exit, waitpid", "vfork", int(20_000 * share)),
+            _script("Python: subprocess.run", _PYTHON, int(500 * share)),
+            _script("bash: $(true); /bin/true", _BASH, int(500 * share)),
+            _script("bash -c '/bin/true; :'", _SHELLS, int(200 * share)),
         ]
 
 
@@ -96,17 +100,16 @@ def _load(name: str, pid: int, go: object, done: object) -> Load:
     assert callable(go) and callable(done)
     with attached(tracers.forktrace(), [pid]) as running:
         tracer = running.process.pid
-        before, samples = _programs(tracer), _samples(tracer)
+        before, samples, cpu = _programs(tracer), _samples(tracer), running.cpu_s()
         go()
         done()
         time.sleep(0.3)
-        after, samples = _programs(tracer), _samples(tracer) - samples
-    ns = {}
-    for program, (time_ns, runs) in after.items():
-        time_before, runs_before = before[program]
-        if runs > runs_before:
-            ns[program] = (time_ns - time_before) / (runs - runs_before)
-    return Load(name, running.result()["totals"]["forks"], samples, ns)
+        after, samples, cpu = _programs(tracer), _samples(tracer) - samples, running.cpu_s() - cpu
+    spent = {name: (ns - before[name][0], runs - before[name][1]) for name, (ns, runs) in after.items()}
+    ns = {name: time_ns / runs for name, (time_ns, runs) in spent.items() if runs}
+    forks = running.result()["totals"]["forks"]
+    in_bpf = sum(time_ns for time_ns, _ in spent.values())
+    return Load(name, forks, samples, ns, in_bpf / forks / 1e3, cpu / forks * 1e6)
 
 
 @contextmanager
@@ -120,9 +123,10 @@ def _statistics() -> Iterator[None]:
 
 def _ids(pid: int, key: str) -> Iterator[int]:
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in path.read_text().splitlines():
-            if line.startswith(key):
-                yield int(line.split()[1])
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield from (
+                int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(key)
+            )
 
 
 def _info(get: int, ident: int, size: int) -> tuple[int, bytes]:

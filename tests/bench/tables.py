@@ -52,7 +52,9 @@ def slowdown(rows: list[Slowdown], untraced: list[float]) -> str:
 
 def consumer(rows: list[Consumed], replayed: Replayed) -> str:
     lines = [
-        [
+        [f"{row.tracer}: {row.account}", row.load, "-", "-", "-", "-"]
+        if not row.events_per_s
+        else [
             row.tracer,
             row.load,
             f"{row.forks_per_s:,.0f}",
@@ -96,13 +98,23 @@ def memory(rows: list[Memory]) -> str:
 
 
 def kernel(rows: list[Load]) -> str:
-    programs = sorted(
-        {name for row in rows for name in row.ns}, key=lambda n: -max(r.ns.get(n, 0) for r in rows)
-    )
-    head = ["ns a run", *(row.name.split(":")[0] + f" {i}" for i, row in enumerate(rows, 1))]
+    shown = {
+        "on_newtask": "fork",
+        "on_exec": "exec",
+        "on_exit": "exit",
+        "on_wait4_return": "wait4",
+        "on_free": "release",
+    }
     lines = [
-        [name, *(f"{row.ns[name]:,.0f}" if name in row.ns else "-" for row in rows)] for name in programs
+        [
+            row.name,
+            *(f"{row.ns[name]:,.0f}" if name in row.ns else "-" for name in shown),
+            f"{row.bpf_us:.1f}",
+            f"{row.samples}/{row.forks}",
+            f"{row.tracer_us:.1f}",
+        ]
+        for row in rows
     ]
-    lines.append(["stacks not known, of forks", *(f"{row.samples}/{row.forks}" for row in rows)])
-    loads = "".join(f"\n  {i}  {row.name}" for i, row in enumerate(rows, 1))
-    return table("Time in the kernel's BPF programs (mean ns a run)", head, lines) + loads
+    head = ["", *shown.values(), "us a fork", "unknown stacks", "tracer, us a fork"]
+    title = "Time in the kernel's BPF programs: ns a run of each, us a fork of all; then the tracer's CPU time a fork"
+    return table(title, head, lines)
