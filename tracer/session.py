@@ -22,6 +22,7 @@ from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
 from tracer.errors import ForktraceError, Unavailable
+from tracer.headroom import Headroom
 from tracer.lifecycle.graph import Graph, Seen
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
@@ -32,6 +33,7 @@ from tracer.stacks.store import StackStore
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
+LIMITS_S = 5.0  # limits are looked at this often: growth over a minute is what matters
 SWEEP_S = 30.0  # all of /proc is compared with the graph
 SETTLE_S = 1.0  # releases are recorded by an RCU callback: up to so long after a child was reaped
 PRIORITY = (
@@ -81,7 +83,8 @@ class Session:
         self._lost: dict[str, int] = self._probe.lost()
         self._suspect: tuple[dict[int, Seen], int] | None = None
         self._captured_stacks = 0
-        self._next_tick = self._next_sweep = 0.0
+        self._next_tick = self._next_sweep = self._next_limits = 0.0
+        self._headroom = Headroom()
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
@@ -125,6 +128,7 @@ class Session:
                 if not task.exited_ns:
                     self._follow(task.id)
         self._probe.follow_everything(False)
+        self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
         self._next_sweep = time.monotonic() + SWEEP_S
         if self.capture is not None:  # the targets are known now
@@ -208,8 +212,20 @@ class Session:
             self._add_newcomers(self.options.cgroup)
         if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
             self._suspect = self._suspect or self._scan()
+        if time.monotonic() >= self._next_limits:
+            self._sample_limits()
         if self.capture is not None:
             self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+
+    def _sample_limits(self, stats: dict[int, procfs.Stat] | None = None) -> None:
+        now = time.monotonic()
+        self._next_limits = now + LIMITS_S
+        pids = (
+            (pid_of(each) for each in self._target_ids or tuple(self._roots))
+            if self._roots
+            else (os.getpid(),)
+        )
+        self._headroom.sample(pids, now, stats)
 
     def _look_for_losses(self) -> None:
         """Compare with /proc, once what was recorded by then is in: after a loss (trap 14), and now and then."""
@@ -265,6 +281,7 @@ class Session:
     def finish(self) -> trace.Trace:
         """End the tracing, settle what is open, and give the finished model."""
         self.drain()
+        self._sample_limits()
         seen, at_ns = self._scan()
         self.drain()
         deadline = time.monotonic() + SETTLE_S
@@ -317,6 +334,7 @@ class Session:
             lost_events=self._lost["events"],
             incomplete_because=tuple(self._incomplete_because()),
             notes=tuple(self._notes),
+            limits=self._headroom.report(),
             reconciliation=reconciliation,
         )
 
@@ -362,6 +380,7 @@ class Session:
             "lost_events": about.lost_events,
             "incomplete_because": about.incomplete_because,
             "notes": (*about.notes, *self._stacks.notes()),
+            "limits": about.limits,
             "reconciliation": about.reconciliation,
         }
         try:

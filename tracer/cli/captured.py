@@ -19,6 +19,7 @@ def load_trace(path: str, min_age_s: float | None = None) -> Trace:
         lost_events=meta.lost_events,
         incomplete_because=meta.incomplete_because,
         notes=meta.notes,
+        limits=meta.limits,
         reconciliation=meta.reconciliation,
     )
     return summarize(found.snapshot, found.stacks, about)

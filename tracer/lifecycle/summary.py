@@ -31,6 +31,7 @@ class About:
     lost_events: int = 0
     incomplete_because: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    limits: tuple[Mapping[str, Any], ...] = ()
     reconciliation: trace.Reconciliation | None = None
 
 
@@ -75,6 +76,7 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         stacks=tuple(tallies),
         incomplete_because=about.incomplete_because,
         notes=about.notes,
+        limits=about.limits,
         min_age_s=snapshot.min_age_ns / 1e9,
         young_zombies=sum(group.young for group in snapshot.groups.values()),
     )
