@@ -106,7 +106,7 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		follow(e.task, image);
-	if (m & MODE_STACKS)
+	if (t && m & MODE_STACKS) /* not of strangers, while the tracer starts: they would fill the ring */
 		e.stack = take_stack(e.forker, image, e.task >> 32);
 	send(&e);
 	return 0;
