@@ -61,7 +61,7 @@ struct stack_sample {
 	u32 tid;
 	u32 child;    /* pid of the child, 0 when the fork failed */
 	u32 length;   /* bytes of stack */
-	u32 refused;  /* the copy ended at an unreadable page, not at STACK_MAX */
+	u32 holes;    /* bit n: the n-th page, from sp's on, could not be read, and its bytes are 0 here */
 	u64 regs[REGS_WORDS];
 	u8 stack[STACK_MAX + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */
 };

@@ -65,26 +65,29 @@ static inline u32 known_stack(struct stack_sample *s, u64 sp)
 	return 0;
 }
 
-/* A copy fails as a whole where its range touches an unmapped page: to the end of the first page, then page by page. */
+/*
+ * A copy fails as a whole where its range touches a page that is not in memory: to the end of the first page, then page
+ * by page.  In the middle of a stack such a page was never touched, as in a large array, or is swapped out.
+ */
 static inline void copy_stack(struct stack_sample *s, u64 sp)
 {
 	u32 n = STACK_PAGE - (sp & (STACK_PAGE - 1));
 
 	s->length = 0;
-	s->refused = 1;
+	s->holes = 0;
 	if (n > STACK_PAGE || bpf_probe_read_user(s->stack, n, (void *)sp))
 		return;
+	s->length = n;
 #pragma unroll
 	for (int i = 0; i < STACK_MAX / STACK_PAGE; i++) {
-		if (n > STACK_MAX - STACK_PAGE) {
-			s->refused = 0;
+		if (n > STACK_MAX - STACK_PAGE)
 			break;
-		}
-		if (bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)(sp + n)))
-			break;
+		u32 hole = bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)(sp + n)) != 0;
 		n += STACK_PAGE;
+		s->holes |= hole << (i + 1);
+		if (!hole)
+			s->length = n;
 	}
-	s->length = n;
 }
 
 /*

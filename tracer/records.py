@@ -59,7 +59,11 @@ CONFIG: Final = struct.Struct("=I")
 
 @dataclass(frozen=True, slots=True)
 class StackSample:
-    """A stack that the kernel did not know.  regs: struct pt_regs; stack: bytes from the stack pointer upwards."""
+    """A stack that the kernel did not know.
+
+    regs: struct pt_regs.  stack: bytes from the stack pointer upwards.  holes: bit n is set when the n-th page, counted
+    from the stack pointer's, could not be read; its bytes are 0.
+    """
 
     number: int
     image: int
@@ -67,14 +71,14 @@ class StackSample:
     task: int
     tid: int
     child: int
-    refused: bool
+    holes: int
     regs: bytes
     stack: bytes
 
     @classmethod
     def decode(cls, payload: memoryview) -> StackSample:
-        number, image, exec_vm, task, tid, child, length, refused = SAMPLE_HEAD.unpack_from(payload)
+        number, image, exec_vm, task, tid, child, length, holes = SAMPLE_HEAD.unpack_from(payload)
         start = SAMPLE_HEAD.size + REGS_WORDS * 8
         regs = bytes(payload[SAMPLE_HEAD.size : start])
         stack = bytes(payload[start : start + length])
-        return cls(number, image, exec_vm, task, tid, child, bool(refused), regs, stack)
+        return cls(number, image, exec_vm, task, tid, child, holes, regs, stack)

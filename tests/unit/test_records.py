@@ -18,7 +18,7 @@ LAYOUTS: Final = {
     "event": (records.EVENT, records.EVENT_FIELDS),
     "stack_sample": (
         records.SAMPLE_HEAD,
-        ("number", "image", "exec_vm", "task", "tid", "child", "length", "refused"),
+        ("number", "image", "exec_vm", "task", "tid", "child", "length", "holes"),
     ),
     "stack_key": (records.STACK_KEY, ("image", "ip", "sp", "exec_vm", "way")),
     "known_stack": (

@@ -47,7 +47,7 @@ class StackStore:
         self._latest: OrderedDict[int, AddressSpace] = OrderedDict()  # by image, whatever its mappings were
         self._ids: dict[tuple[object, ...], int] = {}
         self._raw: list[tuple[tuple[RawFrame, ...], str | None]] = []
-        self._ways: dict[tuple[int, int, int, int], int] = {}
+        self._ways: dict[tuple[int, int, int, int], list[int]] = {}  # hashes of what each way holds
         self._finished: dict[int, trace.Stack] = {}
         self.dropped = 0
 
@@ -61,9 +61,10 @@ class StackStore:
         space, exact = self._space(sample)
         if space is None:
             return self._intern((), GONE)
-        unwound = unwind(space, partial(self._module, sample), regs, sp, sample.stack)
+        unwound = unwind(space, partial(self._module, sample), regs, sp, sample.stack, sample.holes)
         ident = self._intern(unwound.frames, unwound.cut)
-        if ident and exact and sample.image and unwound.frames:
+        # Cut at a page that was not in memory: next time it may be.
+        if ident and exact and sample.image and unwound.frames and not (unwound.cut and sample.holes):
             self._tell_kernel(sample, regs, sp, ident, unwound)
         return ident
 
@@ -98,14 +99,19 @@ class StackStore:
         space = self._read(sample)
         if space is None:
             return self._latest.get(sample.image), False
-        if sample.image:
+        exact = space.code_pages == sample.exec_vm
+        if sample.image and exact:
             _keep(self._spaces, key, space)
             _keep(self._latest, sample.image, space)
             self._kernel.remember_space(*key)
-        return space, True
+        return space, exact
 
     def _read(self, sample: StackSample) -> AddressSpace | None:
-        """/proc/PID/maps of the forker, or of the child, which has a copy of it until it execs."""
+        """/proc/PID/maps of the forker, or of the child, which has a copy of it until it execs.
+
+        Code that was mapped or unmapped since the fork shows in the number of its pages; then it is the best there is.
+        """
+        since_changed = None
         for pid in (pid_of(sample.task), sample.child):
             stat = procfs.read_stat(pid) if pid else None
             if stat is None:
@@ -120,14 +126,17 @@ class StackStore:
                 continue
             if sample.image and self._kernel.image_of(identity) != sample.image:
                 continue  # it has run another program since
-            if text:
-                return maps.parse(text)
-        return None
+            space = maps.parse(text)
+            if space.code_pages == sample.exec_vm:
+                return space
+            if space.mappings:
+                since_changed = space
+        return since_changed
 
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
         """Files are opened through a process that has them mapped: whoever of the two is still there."""
         pids = [pid_of(sample.task), sample.child]
-        alive = next((pid for pid in pids if pid and os.path.lexists(f"/proc/{pid}/root")), pids[0])
+        alive = next((pid for pid in pids if pid and os.path.exists(f"/proc/{pid}/root")), pids[0])  # noqa: PTH110
         return self._modules.of(alive, mapping)
 
     # --- ids -----------------------------------------------------------------------------------------------
@@ -150,10 +159,6 @@ class StackStore:
         if len(words) > records.KNOWN_WORDS or len(used) > records.KNOWN_REGS:
             return
         key = sample.image, regs[registers.RA], sp, sample.exec_vm
-        way = self._ways.get(key, 0)
-        if len(self._ways) >= MAX_WAYS:
-            self._ways.clear()
-        self._ways[key] = (way + 1) % records.KNOWN_WAYS
         unused_regs, unused_words = records.KNOWN_REGS - len(used), records.KNOWN_WORDS - len(words)
         value = records.KNOWN_STACK.pack(
             ident,
@@ -169,7 +174,22 @@ class StackStore:
             *(word for _, word in words),
             *(0,) * unused_words,
         )
-        self._kernel.remember_stack(records.STACK_KEY.pack(*key, way), value)
+        self._kernel.remember_stack(records.STACK_KEY.pack(*key, self._way(key, value)), value)
+
+    def _way(self, key: tuple[int, int, int, int], value: bytes) -> int:
+        """Where it was before (many samples of one stack may be in the ring already), a free way, or any."""
+        if len(self._ways) >= MAX_WAYS:
+            self._ways.clear()
+        ways = self._ways.setdefault(key, [])
+        mark = hash(value)
+        if mark in ways:
+            return ways.index(mark)
+        if len(ways) < records.KNOWN_WAYS:
+            ways.append(mark)
+            return len(ways) - 1
+        way = mark % records.KNOWN_WAYS
+        ways[way] = mark
+        return way
 
 
 def _keep(cache: OrderedDict, key: object, space: AddressSpace) -> None:  # type: ignore[type-arg]
