@@ -110,13 +110,13 @@ def kernel(rows: list[Load]) -> str:
     lines = [
         [
             row.name,
-            *(f"{row.ns[name]:,.0f}" if name in row.ns else "-" for name in shown),
-            f"{row.bpf_us:.1f}",
+            *(f"{row.bpf_us.get(name, 0):.2f}" for name in shown),
+            f"{sum(row.bpf_us.values()):.1f}",
             f"{row.samples}/{row.forks}",
             f"{row.tracer_us:.1f}",
         ]
         for row in rows
     ]
-    head = ["", *shown.values(), "us a fork", "unknown stacks", "tracer, us a fork"]
-    title = "Time in the kernel's BPF programs: ns a run of each, us a fork of all; then the tracer's CPU time a fork"
+    head = ["", *shown.values(), "all BPF", "unknown stacks", "tracer"]
+    title = "Microseconds a fork: in each BPF program, in all of them, and of the tracer's CPU time"
     return table(title, head, lines)
