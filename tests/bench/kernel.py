@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ def measure(programs: Path, quick: bool) -> list[Load]:
             _script("Python: subprocess.run", _PYTHON, int(500 * share)),
             _script("bash: $(true); /bin/true", _BASH, int(500 * share)),
             _script("bash -c '/bin/true; :'", _SHELLS, int(200 * share)),
+            _strangers(programs, "C: fork, of a process not traced", int(10_000 * share)),
         ]
 
 
@@ -96,8 +97,16 @@ def _script(name: str, command: tuple[str, ...], rounds: int) -> Load:
             process.wait()
 
 
-def _load(name: str, pid: int, go: object, done: object) -> Load:
-    assert callable(go) and callable(done)
+def _strangers(programs: Path, name: str, rounds: int) -> Load:
+    """What a process pays that is not traced, while another one is."""
+    with Loop(programs, 1) as traced, Loop(programs, rounds) as stranger:
+        return _load(name, traced.pid, stranger.go, stranger.result, rounds)
+
+
+def _load(
+    name: str, pid: int, go: Callable[[], object], done: Callable[[], object], forks: int | None = None
+) -> Load:
+    """forks: how many they are, if not those that the tracer counts."""
     with attached(tracers.forktrace(), [pid]) as running:
         tracer = running.process.pid
         before, samples, cpu = _programs(tracer), _samples(tracer), running.cpu_s()
@@ -105,7 +114,7 @@ def _load(name: str, pid: int, go: object, done: object) -> Load:
         done()
         time.sleep(0.3)
         after, samples, cpu = _programs(tracer), _samples(tracer) - samples, running.cpu_s() - cpu
-    forks = running.result()["totals"]["forks"]
+    forks = forks or running.result()["totals"]["forks"]
     bpf_us = {name: (ns - before[name]) / forks / 1e3 for name, ns in after.items()}
     return Load(name, forks, samples, bpf_us, cpu / forks * 1e6)
 

@@ -50,7 +50,7 @@ def slowdown(rows: list[Slowdown], untraced: list[float]) -> str:
     return table(title, ["", "slowdown", "quartiles", "us/round", "pairs"], lines) + problems
 
 
-def consumer(rows: list[Consumed], replayed: Replayed) -> str:
+def consumer(rows: list[Consumed], replayed: Replayed, rest: float) -> str:
     lines = [
         [f"{row.tracer}: {row.account}", row.load, "-", "-", "-", "-"]
         if not row.events_per_s
@@ -69,6 +69,7 @@ def consumer(rows: list[Consumed], replayed: Replayed) -> str:
     return table(title, head, lines) + (
         f"\n  of it, replayed from memory ({replayed.records:,} records): decode {replayed.decode_us:.2f} us, "
         f"decode and graph {replayed.decode_and_graph_us:.2f} us"
+        f"\n  forktrace while nothing happens: {rest:.2%} of one CPU"
     )
 
 
