@@ -92,7 +92,9 @@ struct space_key {
 };
 
 struct traced {
-	u64 image;
+	u64 image;	 /* which exec's address space */
+	u64 parent_task; /* of the dead: the kernel's address of the real parent at the exit, */
+	u64 parent;	 /* and its identity */
 };
 
 /* config.mode */

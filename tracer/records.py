@@ -54,6 +54,7 @@ STACK_KEY: Final = struct.Struct("=QQQII")
 SPACE_KEY: Final = struct.Struct("=QQ")
 KNOWN_STACK: Final = struct.Struct(f"=III{KNOWN_REGS}II{KNOWN_REGS}Q{KNOWN_WORDS}I{KNOWN_WORDS}Q")
 TRACED_KEY: Final = struct.Struct("=Q")
+TRACED: Final = struct.Struct("=QQQ")
 CONFIG: Final = struct.Struct("=I")
 
 

@@ -39,6 +39,7 @@ SETTLE_S = 1.0  # releases are recorded by an RCU callback: up to so long after 
 PRIORITY = (
     -20
 )  # nice: among hundreds of processes that fork, an equal would get its turn too late for the ring
+MAX_PASSES = 50  # while the trace starts; two or three are enough unless the map of traced processes is full
 MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
 
 
@@ -119,13 +120,7 @@ class Session:
             self._add_everything(stats)
         else:
             self._add_targets(stats, identities)
-        before = -1
-        while before != len(self.graph.tasks):  # children forked by those that were not followed in time
-            before = len(self.graph.tasks)
-            self.drain()
-            for task in list(self.graph.tasks.values()):
-                if not task.exited_ns:
-                    self._follow(task.id)
+        self._follow_newcomers()
         self._probe.follow_everything(False)
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
@@ -142,6 +137,26 @@ class Session:
             found = [stats[pid] for pid in procfs.descendants(stats, map(pid_of, identities))]
         for identity in {*identities, *map(procfs.identity, found)}:
             self._follow(identity)
+
+    def _follow_newcomers(self) -> None:
+        """Children forked by those that were not followed in time, dead ones too, for their release is yet to come.
+
+        Until there are none twice in a row: a program that runs just now on another processor may have looked before
+        the last ones were followed.
+        """
+        followed: set[int] = set()
+        quiet = False
+        for _ in range(MAX_PASSES):
+            self.drain()
+            tasks = self.graph.tasks.keys() - followed
+            missing = {identity for identity in tasks if self._probe.image_of(identity) is None}
+            for identity in missing:
+                self._follow(identity)
+            followed |= missing
+            if quiet and not missing:
+                return
+            quiet = not missing
+            time.sleep(0.001)
 
     def _add_targets(self, stats: dict[int, procfs.Stat], wanted: list[int]) -> None:
         identities = [identity for identity in wanted if _lives(stats.get(pid_of(identity)), identity)]
@@ -495,6 +510,6 @@ def _seen(stat: procfs.Stat, stats: dict[int, procfs.Stat]) -> Seen:
         parent=procfs.identity(parent) if parent else 0,
         comm=stat.comm,
         ns_pid=status.ns_tgids[-1] if status else stat.pid,
-        zombie=procfs.is_zombie(stat),
+        zombie=procfs.is_ending(stat),
         threads=stat.num_threads,
     )

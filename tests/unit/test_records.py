@@ -33,7 +33,7 @@ LAYOUTS: Final = {
         ),
     ),
     "space_key": (records.SPACE_KEY, ("image", "exec_vm")),
-    "traced": (records.TRACED_KEY, ("image",)),
+    "traced": (records.TRACED, ("image", "parent_task", "parent")),
     "config": (records.CONFIG, ("mode",)),
 }  # fmt: skip
 CONSTANTS: Final = {

@@ -85,7 +85,7 @@ class Probe:
             return True
         try:
             self._traced.update(
-                key, records.TRACED_KEY.pack(identity)
+                key, records.TRACED.pack(identity, 0, 0)
             )  # its own identity names its first image
         except OSError:
             return False
@@ -94,7 +94,7 @@ class Probe:
     def image_of(self, identity: int) -> int | None:
         """The address space that the process runs in now; None when it is not (or no more) traced."""
         value = self._traced.lookup(records.TRACED_KEY.pack(identity))
-        return None if value is None else int(records.TRACED_KEY.unpack(value)[0])
+        return None if value is None else int(records.TRACED.unpack(value)[0])
 
     # --- stacks ----------------------------------------------------------------------------------------------
 
