@@ -21,6 +21,15 @@
 #define EFAULT 14
 #define ERESTART 512 /* errors from here on never reach user space: the call is restarted */
 
+/* A thread that the kernel runs in the process for io_uring or vhost, or one of the kernel's own (trap 20). */
+static inline u32 is_worker(char *task)
+{
+	u32 flags = 0;
+
+	READ(flags, task, TASK_FLAGS);
+	return flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER);
+}
+
 /* BPF_HASH's update in one place, so that a full map is counted. */
 static inline void follow(u64 id, u64 image)
 {
@@ -58,11 +67,10 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	u64 clone_flags = ctx->args[1]; /* the kernel's own: clone3's arguments may have changed since (trap 18) */
 	char *self = (char *)bpf_get_current_task();
 	struct event e = {};
-	u32 child_flags = 0, level = 0;
+	u32 level = 0;
 	u32 m = mode();
 
-	READ(child_flags, child, TASK_FLAGS);
-	if (child_flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER)) /* trap 20 */
+	if (is_worker(child))
 		return 0;
 
 	e.forker = identity(self);
@@ -166,6 +174,8 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	u32 dead = live == 0;
 #endif
 	if (!dead) { /* also a leader that goes before its threads (trap 4) */
+		if (is_worker(self))
+			return 0;
 		e.type = EV_THREAD_EXIT;
 		send(&e);
 		return 0;

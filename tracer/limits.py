@@ -83,7 +83,7 @@ def _up_the_tree(path: str, unified: bool) -> Iterator[Limit]:
     """Each ancestor's limit counts, the cgroup's own first."""
     if ".." in path.split("/"):  # outside of our cgroup namespace
         return
-    for mount_point, top in _mounts(unified):
+    for mount_point, top in cgroup_mounts(unified):
         if path != top and not path.startswith(top.rstrip("/") + "/"):
             continue
         here = Path(path)
@@ -98,7 +98,7 @@ def _up_the_tree(path: str, unified: bool) -> Iterator[Limit]:
         return
 
 
-def _mounts(unified: bool) -> Iterator[tuple[Path, str]]:
+def cgroup_mounts(unified: bool) -> Iterator[tuple[Path, str]]:
     """(mount point, the cgroup that is mounted there) of the hierarchy that has the pids controller."""
     for line in _text("/proc/self/mountinfo").splitlines():
         fields, _, source = line.partition(" - ")

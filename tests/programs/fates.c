@@ -5,6 +5,8 @@
  *
  * Prints one line a child: {"pid", "ns_pid", "parent", "forker", "fate", "exit", "signal", "core", "call", "reaper",
  * "exec", "note"}; every process that the program made below itself has one.  Fates: docs/lifecycle.md.
+ * Where the kernel makes threads of its own in the program: {"workers", "threads", "threads_running"}, how many of those
+ * there were, how many the program itself made, and how many of these live.
  */
 #include "fates.h"
 

@@ -85,7 +85,7 @@ def build(options: Options, cache: str | None = CACHE) -> Compiled:
     Raises ``Unavailable`` (no BTF, no tracefs, no bcc) or ``BpfRefused``.
     """
     directory = bpf_directory()
-    source = "".join((directory / name).read_text(encoding="ascii") for name in SOURCES)
+    source = _source(directory)
     key = _key(source, options)
     if cache:
         compiled = _read_cache(Path(cache), key)
@@ -95,6 +95,15 @@ def build(options: Options, cache: str | None = CACHE) -> Compiled:
     if cache:
         _write_cache(Path(cache), key, compiled)
     return compiled
+
+
+def is_cached(options: Options, cache: str = CACHE) -> bool:
+    """``build`` would take the programs from the cache: bcc is not needed."""
+    return _read_cache(Path(cache), _key(_source(bpf_directory()), options)) is not None
+
+
+def _source(directory: Path) -> str:
+    return "".join((directory / name).read_text(encoding="ascii") for name in SOURCES)
 
 
 def _flags(options: Options) -> list[str]:

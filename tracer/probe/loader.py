@@ -23,8 +23,10 @@ from tracer.probe.programs import Compiled, MapShape, Program
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = (
     0, 1, 2, 3, 4, 5, 17,
 )  # fmt: skip
-_TYPE_TRACEPOINT, _TYPE_RAW_TRACEPOINT = 5, 17  # enum bpf_prog_type
+_TYPE_TRACEPOINT, _TYPE_RAW_TRACEPOINT, _TYPE_TRACING = 5, 17, 26  # enum bpf_prog_type
+_ATTACH_FENTRY = 24  # enum bpf_attach_type
 _NAME_LENGTH = 15
+RETURN_0: Final = bytes.fromhex("b700000000000000 9500000000000000")
 _LOG_SIZE: Final = 1 << 20
 
 
@@ -157,6 +159,19 @@ class BpfObject:
         self.close()
 
 
+def require_bpf() -> None:
+    """Load (and drop) a program that does nothing.  Raises ``NoPermission``, ``Unavailable`` or ``BpfRefused``."""
+    BpfObject.load(Compiled({}, {"try_load": Program(RETURN_0, ())}), {}).close()
+
+
+def try_fentry(code: bytes, function: int) -> None:
+    """Load (and drop) a program for the entry of a kernel function, given by its BTF id.  Raises as ``load``."""
+    try:
+        os.close(_load_program("try_fentry", _TYPE_TRACING, code, function=function))
+    except OSError as error:
+        raise _refused("a program of type BPF_PROG_TYPE_TRACING", error) from None
+
+
 def _create_map(name: str, shape: MapShape) -> int:
     # map_type, key_size, value_size, max_entries, map_flags, inner_map_fd, numa_node, map_name[16]
     attributes = struct.pack(
@@ -176,12 +191,15 @@ def _create_map(name: str, shape: MapShape) -> int:
         raise _refused(f"the BPF map {name}", error) from None
 
 
-def _load_program(name: str, kind: int, code: bytes, log: ctypes.Array[ctypes.c_char] | None = None) -> int:
+def _load_program(
+    name: str, kind: int, code: bytes, log: ctypes.Array[ctypes.c_char] | None = None, function: int = 0
+) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
-    # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name[16]
+    # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name[16],
+    # prog_ifindex, expected_attach_type, (36 bytes that describe its own BTF), attach_btf_id
     attributes = struct.pack(
-        "=IIQQIIQII16s",
+        "=IIQQIIQII16sII36xI",
         kind,
         len(code) // 8,
         ctypes.addressof(instructions),
@@ -192,6 +210,9 @@ def _load_program(name: str, kind: int, code: bytes, log: ctypes.Array[ctypes.c_
         0,
         0,
         name.encode()[:_NAME_LENGTH],
+        0,
+        _ATTACH_FENTRY if function else 0,
+        function,
     )
     return syscalls.bpf(_PROG_LOAD, attributes)
 

@@ -47,7 +47,7 @@ SIZES: Final[dict[str, str]] = {"SIZEOF_UPID": "upid", "SIZEOF_K_SIGACTION": "k_
 
 _MAGIC = 0xEB9F
 _PTR, _STRUCT, _UNION, _ENUM, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT = 2, 4, 5, 6, 8, 9, 10, 11
-_FUNC_PROTO, _DATASEC, _TYPE_TAG, _ENUM64 = 13, 15, 18, 19
+_FUNC, _FUNC_PROTO, _DATASEC, _TYPE_TAG, _ENUM64 = 12, 13, 15, 18, 19
 _MODIFIERS = frozenset((_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG))
 # Bytes that follow the 12-byte type: a fixed number, or so many for each of vlen.
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}  # INT, ARRAY, VAR, DECL_TAG
@@ -132,6 +132,15 @@ class Btf:
 
     def size(self, struct_name: str) -> int:
         return self._type(self._find(_STRUCT, struct_name))[2]
+
+    def function(self, name: str) -> int:
+        """The type id of a kernel function, as fentry programs name it.  Slow: looks at every type."""
+        wanted = name.encode() + b"\0"
+        for type_id, position in enumerate(self._offsets[1:], 1):
+            text, info, _ = struct.unpack_from("<III", self._data, position)
+            if info >> 24 & 31 == _FUNC and self._data.startswith(wanted, self._strings + text):
+                return type_id
+        raise KeyError(name)
 
     def tracepoint_arguments(self, name: str) -> int | None:
         """How many arguments a raw tracepoint passes; None if BTF does not tell."""

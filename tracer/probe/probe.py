@@ -11,7 +11,7 @@ from typing import Final
 from tracer import records
 from tracer.errors import BpfRefused, Unavailable
 from tracer.probe import build
-from tracer.probe.loader import BpfObject
+from tracer.probe.loader import BpfObject, require_bpf
 from tracer.probe.ring import Ring
 from tracer.probe.tracefs import open_tracefs
 
@@ -123,6 +123,7 @@ class Probe:
 
 def _load(options: ProbeOptions) -> BpfObject:
     """The first set of programs that this kernel takes: features are tried, not guessed."""
+    require_bpf()  # before anything is compiled: who may not trace shall hear that, and nothing else
     sizes = {
         "events": options.event_ring,
         "samples": options.sample_ring,
