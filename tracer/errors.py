@@ -11,14 +11,15 @@ EXIT_NO_PERMISSION = 77
 
 
 class ForktraceError(Exception):
-    """message: what is wrong; help: the command or the step that mends it."""
+    """message: what is wrong; help: the command or the step that mends it; details: lines that -v shows besides."""
 
     status = EXIT_ERROR
 
-    def __init__(self, message: str, help: str = "") -> None:  # noqa: A002 - the word users and py-spy's errors know
+    def __init__(self, message: str, help: str = "", details: str = "") -> None:  # noqa: A002 - the users' word
         super().__init__(message)
         self.message = message
         self.help = help
+        self.details = details
 
 
 class UsageError(ForktraceError):

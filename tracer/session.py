@@ -7,9 +7,12 @@ followed process is followed by the kernel, so from there on nothing is missed.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +31,12 @@ from tracer.stacks.store import StackStore
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
-SETTLE_S = 0.3  # releases are recorded by an RCU callback: up to so long after a child was reaped
+SETTLE_S = (
+    2.0  # releases are recorded by an RCU callback: milliseconds after the reaping, on a busy host seconds
+)
+PRIORITY = (
+    -20
+)  # nice: among hundreds of processes that fork, an equal one would come to its turn too late for the ring
 MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
 
 
@@ -48,16 +56,22 @@ class SessionOptions:
 class Session:
     """One trace.  ``start``, then ``step`` until ``over`` or enough, then ``finish``; ``close`` in any case."""
 
-    def __init__(self, options: SessionOptions, record_changes: bool = False) -> None:
-        """Load the programs; nothing is traced yet.  Raises what ``Probe`` raises."""
+    def __init__(
+        self, options: SessionOptions, capture: CaptureWriter | None = None, record_changes: bool = False
+    ) -> None:
+        """Load the programs; nothing is traced yet.  Raises what ``Probe`` raises.
+
+        capture: an open one, which the session closes.  record_changes: for ``graph.take_changed`` without one.
+        """
         self.options = options
-        self.capture: CaptureWriter | None = None
+        self.capture = capture
         self.capture_problem: str | None = None
         self._probe = Probe(options.probe)
         self._stacks = StackStore(self._probe)
         self._samples: dict[int, int] = {}
         self._roots: set[int] = set()
         self.targets: tuple[trace.Target, ...] = ()
+        self._target_ids: tuple[int, ...] = ()
         self._incomplete: dict[str, None] = {}
         self._notes: dict[str, None] = {}
         if options.probe.light:
@@ -68,22 +82,24 @@ class Session:
         self._suspect: tuple[dict[int, Seen], int] | None = None
         self._captured_stacks = 0
         self._next_tick = 0.0
+        self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
         self.started_at = time.time()
         self.start_ns = procfs.boottime_ns()
-        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), record_changes)
+        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), record_changes or capture is not None)
 
     # --- start -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Raises ``ForktraceError`` when a target is gone, no process, or a thread."""
-        pids = list(self.options.pids)
+        """Raises ``ForktraceError`` when a target is gone, no process, or a thread.  Raises this thread's priority."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+        identities = [check_target(pid) for pid in self.options.pids]
         if self.options.cgroup is not None:
-            pids += cgroup_pids(self.options.cgroup)
-            if not pids:
+            identities += cgroup_members(self.options.cgroup)
+            if not identities:
                 raise ForktraceError(f"no process is in the cgroup {self.options.cgroup}", "start it first")
-        identities = [check_target(pid) for pid in pids]
         for identity in identities:
             self._follow(identity)
         self._probe.follow_everything(True)
@@ -105,19 +121,24 @@ class Session:
                     self._follow(task.id)
         self._probe.follow_everything(False)
         self._next_tick = time.monotonic() + TICK_S
+        if self.capture is not None:  # the targets are known now
+            self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
 
-    def _add_targets(self, stats: dict[int, procfs.Stat], identities: list[int]) -> None:
-        for identity in identities:
-            stat = stats.get(pid_of(identity))
-            if stat is None or procfs.identity(stat) != identity or procfs.is_zombie(stat):
-                raise ForktraceError(
-                    f"process {pid_of(identity)} ended before tracing began",
-                    "start it with: sudo forktrace run -- COMMAND",
-                )
+    def _add_targets(self, stats: dict[int, procfs.Stat], wanted: list[int]) -> None:
+        identities = [identity for identity in wanted if _lives(stats.get(pid_of(identity)), identity)]
+        gone = [pid_of(identity) for identity in wanted if identity not in identities]
+        if gone and not (identities and self.options.cgroup is not None):
+            raise ForktraceError(
+                f"process {gone[0]} ended before tracing began",
+                "start it with: sudo forktrace run -- COMMAND",
+            )
         pids = {pid_of(identity) for identity in identities}
         below = procfs.descendants(stats, pids)
         self._roots = {identity for identity in identities if pid_of(identity) not in below}
-        self.targets = tuple(trace.Target(pid, stats[pid].comm) for pid in sorted(pids))
+        self._target_ids = tuple(sorted(identities))
+        self.targets = tuple(
+            trace.Target(pid_of(each), stats[pid_of(each)].comm) for each in self._target_ids
+        )
         for pid in pids | below:
             seen = _seen(stats[pid], stats)
             self.graph.add_existing(seen, root=seen.id in self._roots)
@@ -210,13 +231,13 @@ class Session:
         self._lost = lost
 
     def _add_newcomers(self, cgroup: str) -> None:
-        for pid in cgroup_pids(cgroup):
-            stat = procfs.read_stat(pid)
-            if (
-                stat is not None
-                and procfs.identity(stat) not in self.graph.tasks
-                and not procfs.is_zombie(stat)
-            ):
+        try:
+            members = cgroup_members(cgroup)
+        except ForktraceError:  # the container has ended, and its directory with it
+            return
+        for identity in members:
+            stat = procfs.read_stat(pid_of(identity))
+            if identity not in self.graph.tasks and stat is not None and _lives(stat, identity):
                 seen = _seen(stat, {})
                 self._roots.add(seen.id)
                 self.graph.add_existing(seen, root=True)
@@ -286,12 +307,21 @@ class Session:
             version=__version__,
             host=procfs.host_facts(),
             started_at=self.started_at,
-            targets=self.targets,
+            targets=self._named_targets(),
             lost_events=self._lost["events"],
             incomplete_because=tuple(self._incomplete_because()),
             notes=tuple(self._notes),
             reconciliation=reconciliation,
         )
+
+    def _named_targets(self) -> tuple[trace.Target, ...]:
+        """As they are called now: ``run``'s is found before its exec."""
+        tasks = (self.graph.tasks.get(identity) for identity in self._target_ids)
+        self.targets = tuple(
+            replace(target, comm=task.comm) if task is not None and task.comm else target
+            for target, task in zip(self.targets, tasks, strict=True)
+        )
+        return self.targets
 
     def _say_incomplete(self, sentence: str) -> None:
         self._incomplete[sentence] = None
@@ -313,24 +343,14 @@ class Session:
 
     # --- capture ---------------------------------------------------------------------------------------------
 
-    def meta(self) -> Meta:
-        """For a capture of this session."""
-        about = self._about()
-        return Meta(
-            version=about.version,
-            host=about.host,
-            started_at=about.started_at,
-            start_ns=self.start_ns,
-            targets=about.targets,
-            min_age_s=self.options.min_age_s,
-        )
-
     def _flush(self, snapshot: Snapshot, about: About, final: bool) -> None:
         """To the capture, if there is one.  When it fails the trace goes on, and the report says so."""
         if self.capture is None:
             return
         new = [self._stacks.stack(i) for i in range(self._captured_stacks + 1, len(self._stacks) + 1)]
         extra = {
+            "started_at": about.started_at,
+            "targets": about.targets,
             "lost_events": about.lost_events,
             "incomplete_because": about.incomplete_because,
             "notes": (*about.notes, *self._stacks.notes()),
@@ -346,6 +366,8 @@ class Session:
         self._captured_stacks += len(new)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, self._priority)
         if self.capture is not None:
             self.capture.close()
         self._stacks.close()
@@ -382,16 +404,45 @@ def check_target(pid: int) -> int:
     return procfs.identity(stat)
 
 
-def cgroup_pids(path: str) -> list[int]:
-    """All processes in a cgroup directory and those below it.  Raises ``ForktraceError`` if it is none."""
+def cgroup_members(path: str) -> list[int]:
+    """The identities of all living processes in a cgroup directory and those below it.
+
+    Raises ``ForktraceError`` if it is none.
+    """
+    top = Path(path) / "cgroup.procs"
+    pids: set[int] = set()
     try:
-        files = [Path(path) / "cgroup.procs", *Path(path).glob("**/*/cgroup.procs")]
-        return sorted({int(pid) for file in files for pid in file.read_text().split() if pid != "0"})
+        pids.update(map(int, top.read_text(encoding="ascii").split()))
+        for file in Path(path).glob("**/*/cgroup.procs"):
+            with suppress(FileNotFoundError, NotADirectoryError):  # it was removed meanwhile
+                pids.update(map(int, file.read_text(encoding="ascii").split()))
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it lists no pids"
         raise ForktraceError(
-            f"{path} is no cgroup directory ({error})",
+            f"{path} is no cgroup directory ({reason})",
             "name one below /sys/fs/cgroup; cat /proc/PID/cgroup shows it",
         ) from None
+    stats = [procfs.read_stat(pid) for pid in sorted(pids - {0})]
+    return [
+        procfs.identity(stat)
+        for stat in stats
+        if stat is not None and not stat.is_kernel_thread and not procfs.is_zombie(stat)
+    ]
+
+
+def meta_of(options: SessionOptions) -> Meta:
+    """For a capture that is made before its trace; its times and targets come with the trace."""
+    return Meta(
+        version=__version__,
+        host=procfs.host_facts(),
+        started_at=time.time(),
+        start_ns=procfs.boottime_ns(),
+        min_age_s=options.min_age_s,
+    )
+
+
+def _lives(stat: procfs.Stat | None, identity: int) -> bool:
+    return stat is not None and procfs.identity(stat) == identity and not procfs.is_zombie(stat)
 
 
 def _seen(stat: procfs.Stat, stats: dict[int, procfs.Stat]) -> Seen:

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from tracer.capture.errors import CaptureError, CaptureExists
 from tracer.capture.meta import Meta, to_rows
 from tracer.capture.schema import APPLICATION_ID, TABLES, TASK_FIELDS, VERSION
+from tracer.invoker import give_to_invoking_user
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.task import Task
 from tracer.trace import Frame, Library, Stack
@@ -59,7 +60,7 @@ class CaptureWriter:
             "latency": _Mirror("latency", ("bucket",), 2),
         }
         try:
-            created = _create(self.path, force)
+            self._created = created = _create(self.path, force)
             self._db: sqlite3.Connection | None = _connect(self.path)
             if not os.path.samestat(created, self.path.lstat()):
                 raise CaptureError(
@@ -129,6 +130,13 @@ class CaptureWriter:
             with suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
+
+    def discard(self) -> None:
+        """The trace does not take place: the file goes, unless somebody has put another one in its place."""
+        self.close()
+        with suppress(OSError):
+            if os.path.samestat(self._created, self.path.lstat()):
+                self.path.unlink()
 
     def __enter__(self) -> CaptureWriter:
         return self
@@ -302,7 +310,7 @@ def _create(path: Path, force: bool) -> os.stat_result:
             f"{path} was made by somebody else just now", "name another file with -o"
         ) from None
     try:
-        _give_to_invoking_user(handle)
+        give_to_invoking_user(handle)
         created = os.fstat(handle)
     finally:
         os.close(handle)  # before SQLite opens it: closing it later would drop SQLite's locks
@@ -342,13 +350,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     ):
         db.execute(f"PRAGMA {setting}")
     return db
-
-
-def _give_to_invoking_user(handle: int) -> None:
-    """Under sudo the capture belongs to the user who will read it, not to root."""
-    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal():
-        os.fchown(handle, int(uid), int(gid))
 
 
 def _failure(path: Path, error: Exception) -> CaptureError:

@@ -15,7 +15,9 @@ import click
 
 from tracer import __version__
 from tracer.cli.options import Output, Tracing, output_options, target_options, tracing_options
+from tracer.cli.output import abandon
 from tracer.errors import EXIT_ERROR, EXIT_USAGE, ForktraceError, UsageError
+from tracer.report.escape import visible
 
 COMMANDS = {
     "run": "Start a command and trace it from its first instruction.",
@@ -97,9 +99,10 @@ def _was_given(ctx: click.Context, name: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The ``forktrace`` command.  Every error leaves here: one line, what to do, and its status."""
+    _open_closed_streams()
     try:
-        status = cli.main(args=arguments, prog_name="forktrace", standalone_mode=False)
-        _flush()
+        status = _run(arguments)
+        sys.stdout.flush()
     except ForktraceError as error:
         status = _say(error.message, error.help, error.status)
     except click.UsageError as error:
@@ -111,11 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 130
     except BrokenPipeError:  # `| head` has read enough
         status = 0
-        _abandon_stdout()
+        abandon(sys.stdout)
     except MemoryError:
         status = _say("out of memory", "trace fewer processes, or without -o", EXIT_ERROR)
     except OSError as error:
         status = _say(_os_error(error), "", EXIT_ERROR)
+        abandon(sys.stdout)
     except Exception as error:
         if os.environ.get("FORKTRACE_DEBUG"):
             traceback.print_exc()
@@ -125,13 +129,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "please report it, with what FORKTRACE_DEBUG=1 prints",
             EXIT_ERROR,
         )
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        status = cli.main(args=arguments, prog_name="forktrace", standalone_mode=False)
+    except SystemExit as end:
+        status = end.code
+    return status if isinstance(status, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """A closed stdin, stdout or stderr becomes /dev/null: else the next file that is opened would take its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - it stays
+            if stream.fileno() != number:  # the lower ones are open
+                os.dup2(stream.fileno(), number)
+            os.set_inheritable(number, True)  # by the command of ``run``
+            setattr(sys, name, stream)
 
 
 def _say(message: str, hint: str, status: int) -> int:
     try:
         for line in (f"forktrace: {message}", *([f"  {hint}"] if hint else [])):
-            click.echo(line, err=True)
+            click.echo(visible(line), err=True)
     except OSError:
         pass  # nobody listens; the status tells
     return status
@@ -140,13 +163,3 @@ def _say(message: str, hint: str, status: int) -> int:
 def _os_error(error: OSError) -> str:
     what = error.strerror or str(error)
     return f"{error.filename}: {what}" if error.filename else what
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-
-
-def _abandon_stdout() -> None:
-    """What is left in its buffer has no reader; without this Python complains about it at the exit."""
-    with open(os.devnull, "w", encoding="ascii") as nowhere:
-        os.dup2(nowhere.fileno(), 1)

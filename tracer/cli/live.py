@@ -9,27 +9,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import click
 
 from tracer.cli.options import Output, Tracing
-from tracer.cli.output import print_report
+from tracer.cli.output import open_report, print_report
+from tracer.errors import ForktraceError
 from tracer.probe.probe import ProbeOptions
-from tracer.session import DRAIN_S, Session, SessionOptions
+from tracer.report.escape import visible
+from tracer.session import DRAIN_S, Session, SessionOptions, check_target, meta_of
 from tracer.trace import Trace
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handlers = dict[signal.Signals, Any]
 
 
 class Stopper:
     """The first Ctrl-C (or SIGTERM, SIGHUP) ends the trace, the second ends the program at once.
 
-    descriptor becomes readable with the first, so that nobody waits for it.
+    descriptor becomes readable with the first, so that nobody waits for it.  before: the handlers it stands in for.
     """
 
     def __init__(self) -> None:
         self.descriptor, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.stopped = False
+        self.before: Handlers = {}
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.stopped:
@@ -39,15 +44,15 @@ class Stopper:
 
     @contextmanager
     def installed(self) -> Iterator[Stopper]:
-        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        for number, handler in before.items():
+        self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number, handler in self.before.items():
             # nohup means its SIGHUP; but a shell's "&" has SIGINT ignored, and `kill -INT` must still end the trace.
             if number != signal.SIGHUP or handler is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
         try:
             yield self
         finally:
-            for number, handler in before.items():
+            for number, handler in self.before.items():
                 signal.signal(number, handler)
             os.close(self.descriptor)
             os.close(self._write)
@@ -58,24 +63,51 @@ def trace_targets(
 ) -> int:
     """Returns the exit status."""
     options = SessionOptions(pids, everything, cgroup, tracing.min_age_s, probe_options(tracing))
-    with Stopper().installed() as stopper, Session(options, output.capture is not None) as session:
-        session.start()
-        open_capture(session, output)
-        what = "every process" if everything else f"cgroup {cgroup}" if cgroup else _named(session)
-        say(output, f"tracing {what}; {_until(tracing)}")
-        follow(session, stopper, tracing, session.over)
-        return print_report(finish(session, output), output, sys.stdout)
+    with Stopper().installed() as stopper, open_report(output, sys.stdout) as stream:
+        with begun(options, output) as session:
+            what = "every process" if everything else f"cgroup {cgroup}" if cgroup else _named(session)
+            say(output, f"tracing {what}; {_until(tracing)}")
+            follow(session, stopper, tracing, session.over)
+            trace = finish(session, output)
+        return print_report(trace, output, stream)
 
 
 def probe_options(tracing: Tracing) -> ProbeOptions:
     return ProbeOptions(light=tracing.light, stacks=tracing.stacks)
 
 
-def open_capture(session: Session, output: Output) -> None:
+@contextmanager
+def begun(options: SessionOptions, output: Output) -> Iterator[Session]:
+    """A session that traces.  Its capture, if one is asked for, is made first: what is wrong with its name is said
+    before anything is loaded.  When the trace cannot begin no capture is left.
+    """
+    for pid in options.pids:
+        check_target(pid)
+    begin = time.monotonic()
+    capture = None
     if output.capture is not None:
         from tracer.capture.writer import CaptureWriter  # noqa: PLC0415 - sqlite3, where it is used
 
-        session.capture = CaptureWriter(output.capture, session.meta(), output.force)
+        capture = CaptureWriter(output.capture, meta_of(options), output.force)
+    try:
+        session = Session(options, capture)
+        try:
+            session.start()
+        except BaseException:
+            session.close()
+            raise
+    except BaseException as error:
+        if capture is not None:
+            capture.discard()
+        if isinstance(error, ForktraceError) and output.verbose:
+            for line in error.details.splitlines():
+                say(output, line)
+        raise
+    if output.verbose:
+        took = time.monotonic() - begin
+        say(output, f"attached after {took:.2f} s; {len(session.graph.tasks):,} processes are followed")
+    with session:
+        yield session
 
 
 def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[[], bool]) -> None:
@@ -91,6 +123,9 @@ def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[
 
 def finish(session: Session, output: Output) -> Trace:
     trace = session.finish()
+    if output.verbose:
+        spent = time.process_time()
+        say(output, f"traced; {len(trace.stacks):,} different stacks, {spent:.2f} s of CPU time in all")
     if session.capture_problem:
         say(output, session.capture_problem, always=True)
     return trace
@@ -101,7 +136,7 @@ def say(output: Output, sentence: str, always: bool = False) -> None:
     if output.quiet and not always:
         return
     with suppress(OSError):
-        click.echo(f"forktrace: {sentence}", err=True)
+        click.echo(f"forktrace: {visible(sentence)}", err=True)
 
 
 def _named(session: Session) -> str:

@@ -12,6 +12,7 @@ import click
 from tracer.cli.pids import parse_pids
 
 Command = Callable[..., Any]
+MAX_SECONDS = 1e9  # 31 years
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,18 @@ class Output:
     color: str
     quiet: bool
     verbose: bool
+
+
+class Seconds(click.FloatRange):
+    """A finite time: "nan" passes every comparison, and "inf" fits no counter."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not seconds <= MAX_SECONDS:
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
 
 
 def target_options(command: Command) -> Command:
@@ -66,7 +79,7 @@ def tracing_options(command: Command) -> Command:
         click.option(
             "-d",
             "--duration",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(min=0, min_open=True),
             metavar="SECONDS",
             help="End the trace after so long; default: at Ctrl-C, or when the targets have ended.",
         ),
@@ -107,7 +120,7 @@ def output_options(command: Command) -> Command:
 def min_age_option(default: float | None) -> Callable[[Command], Command]:
     return click.option(
         "--min-age",
-        type=click.FloatRange(min=0),
+        type=Seconds(min=0),
         default=default,
         show_default=default is not None,
         metavar="SECONDS",

@@ -8,7 +8,7 @@ import click
 
 from tracer.cli.captured import load_trace
 from tracer.cli.options import Output, min_age_option, report_options
-from tracer.cli.output import print_report
+from tracer.cli.output import open_report, print_report
 
 
 @click.command()
@@ -18,4 +18,7 @@ from tracer.cli.output import print_report
 @report_options
 def report(file: str, min_age: float | None, output: Output) -> None:
     """Print the report of a capture again.  Needs neither root nor BPF."""
-    raise SystemExit(print_report(load_trace(file, min_age), output, sys.stdout))
+    trace = load_trace(file, min_age)
+    with open_report(output, sys.stdout) as stream:
+        status = print_report(trace, output, stream)
+    raise SystemExit(status)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import pwd
 import select
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import click
 
-from tracer.cli.live import Stopper, finish, follow, open_capture, probe_options, say
+from tracer.cli.live import STOP_SIGNALS, Handlers, Stopper, begun, finish, follow, probe_options, say
 from tracer.cli.options import Output, Tracing, output_options, tracing_options
-from tracer.cli.output import print_report
+from tracer.cli.output import open_report, print_report
 from tracer.errors import ForktraceError
-from tracer.session import Session, SessionOptions
+from tracer.invoker import become_invoking_user
+from tracer.session import SessionOptions
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells have it
+GRACE_MS = 200  # a terminal's Ctrl-C goes to the command as well, and it may be about to end
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -31,20 +33,21 @@ def run(command: tuple[str, ...], tracing: Tracing, output: Output) -> None:
     the user who called sudo.  -d ends the trace, not the command.  Its exit status is passed on (128 + signal).
     """
     with Stopper().installed() as stopper:
-        child = Child.start(list(command))
-        try:
-            options = SessionOptions((child.pid,), min_age_s=tracing.min_age_s, probe=probe_options(tracing))
-            with Session(options, output.capture is not None) as session:
-                session.start()
-                open_capture(session, output)
-                child.go()
-                session.watch(child.pidfd)
-                follow(session, stopper, tracing, session.over)
-                report = finish(session, output)
-        except BaseException:
-            child.abandon()
-            raise
-        leaks = print_report(report, output, sys.stderr)
+        with open_report(output, sys.stderr) as stream:
+            child = Child.start(list(command), stopper.before)
+            try:
+                target = SessionOptions(
+                    (child.pid,), min_age_s=tracing.min_age_s, probe=probe_options(tracing)
+                )
+                with begun(target, output) as session:
+                    child.go()
+                    session.watch(child.pidfd)
+                    follow(session, stopper, tracing, session.over)
+                    report = finish(session, output)
+            except BaseException:
+                child.abandon()
+                raise
+            leaks = print_report(report, output, stream)
         status = child.status(stopper)
         if status is None:
             say(output, f"the command (pid {child.pid}) is still running")
@@ -62,13 +65,17 @@ class Child:
     _failure: int
 
     @classmethod
-    def start(cls, command: list[str]) -> Child:
+    def start(cls, command: list[str], handlers: Handlers) -> Child:
+        """handlers: what the command shall find, and not this program's own."""
         gate_read, gate = os.pipe2(os.O_CLOEXEC)
         failure, failure_write = os.pipe2(os.O_CLOEXEC)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
         if not pid:
             os.close(gate)
+            _restore_signals(handlers, mask)
             _become(command, gate_read, failure_write)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(gate_read)
         os.close(failure_write)
         return cls(pid, os.pidfd_open(pid), gate, failure)
@@ -94,11 +101,14 @@ class Child:
 
     def status(self, stopper: Stopper) -> int | None:
         """Wait for it, unless Ctrl-C ended the trace; its exit status, None while it runs."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
         if not stopper.stopped:
-            poll = select.poll()
-            poll.register(self.pidfd, select.POLLIN)
             poll.register(stopper.descriptor, select.POLLIN)
             poll.poll()
+            poll.unregister(stopper.descriptor)
+        if stopper.stopped:
+            poll.poll(GRACE_MS)
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if not pid:
             return None
@@ -106,30 +116,24 @@ class Child:
         return code if code >= 0 else 128 - code
 
 
+def _restore_signals(handlers: Handlers, mask: Iterable[int]) -> None:
+    """In the child: as they were, so that what was ignored (nohup, a shell's "&") stays ignored."""
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them for itself
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _become(command: list[str], gate: int, failure: int) -> None:
     """In the child: wait for the gate, drop root, exec.  Never returns."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGPIPE:
-                signal.signal(number, signal.SIG_DFL)
         if not os.read(gate, 1):
             os._exit(NOT_EXECUTABLE)  # the tracer is gone
-        _drop_root()
+        become_invoking_user()
         os.execvp(command[0], command)
     except OSError as error:
         os.write(failure, f"{error.errno or 0} {command[0]}: {error.strerror}".encode())
     except Exception as error:
         os.write(failure, f"0 {command[0]}: {error}".encode())
     os._exit(NOT_EXECUTABLE)
-
-
-def _drop_root() -> None:
-    """Under sudo: back to the user who called it, with his groups and his home."""
-    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    if os.geteuid() != 0 or not (uid.isdigit() and gid.isdigit()) or uid == "0":
-        return
-    user = pwd.getpwuid(int(uid))
-    os.initgroups(user.pw_name, int(gid))
-    os.setgid(int(gid))
-    os.setuid(int(uid))
-    os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)

@@ -174,6 +174,7 @@ def _compile(source: str, flags: list[str], unit: Unit) -> Compiled:
         text=True,
         errors="backslashreplace",
         check=False,
+        start_new_session=True,  # a terminal's Ctrl-C ends the trace, not the compiler
     )
     if done.returncode == compiler.EXIT_NO_BCC:
         raise Unavailable(
@@ -184,6 +185,7 @@ def _compile(source: str, flags: list[str], unit: Unit) -> Compiled:
         raise BpfRefused(
             f"BCC could not build the BPF programs: {_last_line(done.stderr)}",
             "`forktrace doctor` shows what this kernel allows; `forktrace -v …` shows all of the compiler's words",
+            done.stderr,
         )
     try:
         return Compiled.from_dict(json.loads(done.stdout))

@@ -1,0 +1,81 @@
+"""How much slower a loop of fork, exit and wait gets under each tracer.
+
+Every traced loop is paired with an untraced one right before it, and the tracers take turns: on a machine that others
+use too, only such ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tracers
+from loop import Loop
+from tracers import DoesNotRun, Tracer, attached
+
+LIGHT_ROUNDS = 4000  # half a second of loop
+
+
+@dataclass(slots=True)
+class Slowdown:
+    """One tracer's row.  ratios: traced by untraced, a pair each.  seconds: a round of the traced loop."""
+
+    tracer: str
+    version: str
+    ratios: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    problem: str = ""
+
+    def quartiles(self) -> tuple[float, float, float]:
+        if len(self.ratios) < 2:
+            return (self.ratios[0],) * 3
+        low, middle, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return low, middle, high
+
+
+def contestants() -> Iterator[Tracer]:
+    yield tracers.forktrace()
+    yield tracers.forktrace("--light")
+    yield tracers.forktrace("--no-stacks")
+    yield tracers.bcc_callback()
+    yield tracers.exitsnoop()
+    yield tracers.perf()
+    yield tracers.strace(speed=0.4)
+    yield tracers.strace("-k", speed=0.03)
+
+
+def measure(programs: Path, pairs: int) -> tuple[list[Slowdown], list[float]]:
+    """The rows, and the seconds a round of all untraced loops."""
+    untraced: list[float] = []
+    everybody = list(contestants())
+    rows = [Slowdown("untraced, twice", ""), *(Slowdown(each.name, each.version()) for each in everybody)]
+    for _ in range(pairs):
+        base = _untraced(programs, LIGHT_ROUNDS)
+        rows[0].seconds.append(_untraced(programs, LIGHT_ROUNDS))
+        rows[0].ratios.append(rows[0].seconds[-1] / base)
+        for tracer, row in zip(everybody, rows[1:], strict=True):
+            if row.problem:
+                continue
+            rounds = max(int(LIGHT_ROUNDS * tracer.speed), 50)
+            base = _untraced(programs, rounds)
+            untraced.append(base)
+            try:
+                row.seconds.append(_traced(programs, rounds, tracer))
+                row.ratios.append(row.seconds[-1] / base)
+            except DoesNotRun as reason:
+                row.problem = str(reason)
+    return rows, untraced
+
+
+def _untraced(programs: Path, rounds: int) -> float:
+    with Loop(programs, rounds) as loop:
+        loop.go()
+        return loop.result()
+
+
+def _traced(programs: Path, rounds: int, tracer: Tracer) -> float:
+    with Loop(programs, rounds) as loop, attached(tracer, [loop.pid]):
+        loop.go()
+        return loop.result()
