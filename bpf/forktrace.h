@@ -117,6 +117,10 @@ enum language {
 	LANG_NONE,
 	LANG_PYTHON,
 	LANG_RUBY,
+	LANG_NODE,
+	LANG_BASH,
+	LANG_PHP,
+	LANG_PERL,
 	LANG_MAX,
 };
 

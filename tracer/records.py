@@ -72,6 +72,10 @@ class Language(IntEnum):
     NONE = 0
     PYTHON = 1
     RUBY = 2
+    NODE = 3
+    BASH = 4
+    PHP = 5
+    PERL = 6
 
 
 class Walk(IntEnum):

@@ -191,8 +191,6 @@ class Session:
             else:
                 samples[sample.number] = self._stacks.add(sample)
         view = probe.events.fixed(end, EVENT.size)
-        if not view:
-            return 0
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
         self._recognise_interpreters()

@@ -6,6 +6,7 @@ Offsets are the target's own where it tells them: from 3.13 on ``_PyRuntime`` be
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
@@ -30,7 +31,7 @@ _SHIM_OWNER = 3  # FRAME_OWNED_BY_CSTACK (3.12, 3.13), FRAME_OWNED_BY_INTERPRETE
 
 # _Py_DebugOffsets behind cookie, version and free_threaded: its structs in order, a u64 a field.
 _RUNTIME = ("runtime.size", "runtime.finalizing", "runtime.interpreters_head")
-_INTERPRETER_GIL = (
+_REST = (
     "gc",
     "imports",
     "sysdict",
@@ -54,36 +55,33 @@ _THREAD = (
 )
 _FRAME = ("size", "previous", "executable", "instr_ptr", "localsplus", "owner")
 _CODE = (
-    "size", "filename", "name", "qualname", "linetable", "firstlineno", "argcount", "names", "kinds", "co_code_adaptive",
-)  # fmt: skip
+    *("size", "filename", "name", "qualname", "linetable", "firstlineno"),
+    *("argcount", "names", "kinds", "co_code_adaptive"),
+)
 
 
 def _named(prefix: str, fields: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{prefix}.{field}" for field in fields)
 
 
-_TAIL = {
-    "type": 4, "tuple": 3, "list": 3, "dict": 3, "float": 2, "long": 3,
-}  # fmt: skip
+_TAIL = {"type": 4, "tuple": 3, "list": 3, "set": 4, "dict": 3, "float": 2, "long": 3}
 
 
 def _debug_fields(minor: int) -> tuple[str, ...]:
     """Names of the fields in their order; those of no interest have numbers."""
     newer = minor >= 14
-    tail = dict(_TAIL)
     order = ["type", "tuple", "list", *(["set"] if newer else []), "dict", "float", "long"]
-    tail["set"] = 4
     return (
         *_RUNTIME,
         *_named("interp", ("size", "id", "next", "threads_head", *(("threads_main",) if newer else ()))),
-        *_named("interp", _INTERPRETER_GIL),
+        *_named("interp", _REST),
         *(_named("interp", ("code_generation", "tlbc_generation")) if newer else ()),
         *_named("thread", _THREAD),
         *_named("frame", (*_FRAME, *(("stackpointer", "tlbc_index") if newer else ()))),
         *_named("code", (*_CODE, *(("tlbc",) if newer else ()))),
         "object.size",
         "object.ob_type",
-        *(f"{each}.{index}" for each in order for index in range(tail[each])),
+        *(f"{each}.{index}" for each in order for index in range(_TAIL[each])),
         "bytes.size",
         "bytes.ob_size",
         "bytes.ob_sval",
@@ -128,7 +126,9 @@ def _found(module: Module, at: int, symbols: dict[str, int], match: re.Match[str
         version = f"{packed >> 24}.{packed >> 16 & 0xFF}.{packed >> 8 & 0xFF}"
     elif match and match[2]:
         version = f"{match[1]}.{match[2]}"
-    head = module.elf.read_at(runtime, 24)
+    head = b""
+    with contextlib.suppress(BadElf):  # up to 3.12 it may be in .bss
+        head = module.elf.read_at(runtime, 24)
     minor = int(version.split(".")[1]) if version.startswith("3.") else 0
     if head[:8] == _COOKIE and minor in (13, 14):
         if int.from_bytes(head[16:24], "little"):
@@ -225,10 +225,8 @@ def _text(raw: bytes, length: int, size: int, kind: int, tail: bool) -> str:
     data = raw[: min(length, size - 1)]
     encoding = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}.get(kind, "latin-1")
     if kind in (2, 4):
-        if tail and len(data) % kind:
-            data = data[len(data) % kind :]
-        else:
-            data = data[: len(data) // kind * kind]
+        excess = len(data) % kind
+        data = data[excess:] if tail else data[: len(data) - excess]
     text = data.decode(encoding, "replace")
     if length < size:
         return text

@@ -1,4 +1,4 @@
-"""Which interpreter runs in which image, and what the walkers' frames mean: the part of the store that knows languages."""
+"""Which interpreter runs in which image, and what the walkers' frames mean: the store's part that knows languages."""
 
 from __future__ import annotations
 
