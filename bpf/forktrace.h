@@ -89,6 +89,7 @@ struct stack_sample {
 	u32 frames;
 	u32 pad;
 	u64 fingerprint; /* of the frames: part of what a known stack is recognised by */
+	u64 thread; /* its thread pointer, which is pthread_self() */
 	u64 regs[REGS_WORDS];
 	struct frame frame[MAX_FRAMES];
 	u8 stack[STACK_MAX + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */
@@ -121,6 +122,7 @@ enum language {
 	LANG_BASH,
 	LANG_PHP,
 	LANG_PERL,
+	LANG_SHELL, /* one that has no walker: the script's path is all that is known */
 	LANG_MAX,
 };
 

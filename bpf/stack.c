@@ -160,6 +160,7 @@ static inline u32 begin_stack(struct event *event, u64 task, u64 image, u32 chil
 	READ(s->exec_vm, mm, MM_EXEC_VM);
 	s->task = task;
 	s->tid = bpf_get_current_pid_tgid();
+	READ(s->thread, bpf_get_current_task(), TASK_FSBASE);
 	s->child = child;
 	s->frames = 0;
 	s->fingerprint = 0;

@@ -57,7 +57,7 @@ MAX_FILE: Final = 256  # bytes of a code record's file, the end of it, and of it
 MAX_NAME: Final = 128
 MAX_TABLE: Final = 4 * 4096
 
-SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQ")
+SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQQ")
 FRAME: Final = struct.Struct("=QII")
 CODE_HEAD: Final = struct.Struct(f"=QQQIIIIII{MAX_FILE}s{MAX_NAME}s")
 INTERPRETER: Final = struct.Struct(f"=IIQQ{MAX_LAYOUT}I")
@@ -76,6 +76,7 @@ class Language(IntEnum):
     BASH = 4
     PHP = 5
     PERL = 6
+    SHELL = 7
 
 
 class Walk(IntEnum):
@@ -92,6 +93,7 @@ class Walk(IntEnum):
 @dataclass(frozen=True, slots=True)
 class StackSample:
     """A stack that the kernel did not know.  regs: struct pt_regs; stack: bytes from the stack pointer upwards.
+    thread: the thread pointer, which is pthread_self().
 
     frames: the interpreter's, innermost first, as (code, position, flags); ``code`` names a ``CodeRecord``.
     """
@@ -106,6 +108,7 @@ class StackSample:
     language: int
     walk: int
     fingerprint: int
+    thread: int
     regs: bytes
     frames: tuple[tuple[int, int, int], ...]
     stack: bytes
@@ -113,9 +116,7 @@ class StackSample:
     @classmethod
     def decode(cls, payload: memoryview) -> StackSample:
         head = SAMPLE_HEAD.unpack_from(payload)
-        number, image, exec_vm, task, tid, child, length, refused, language, walk, frames, _, fingerprint = (
-            head
-        )
+        number, image, exec_vm, task, tid, child, length, refused, language, walk, frames, _, *rest = head
         at = SAMPLE_HEAD.size + REGS_WORDS * 8
         regs = bytes(payload[SAMPLE_HEAD.size : at])
         walked = tuple(FRAME.iter_unpack(payload[at : at + min(frames, MAX_FRAMES) * FRAME.size]))
@@ -131,7 +132,7 @@ class StackSample:
             bool(refused),
             language,
             walk,
-            fingerprint,
+            *rest,
             regs,
             walked,
             stack,
