@@ -45,7 +45,7 @@ _PERL = re.compile(
 _PERL_FOREIGN = re.compile(r"/(?:site|vendor)_perl/|/local/share/perl/|/local/lib/[\w-]+/perl/")
 _INTERPRETERS = {
     "python": re.compile(r"(?:lib)?(?:python|pypy)-?(?P<version>\d+\.\d+)?.*"),
-    "ruby": re.compile(r"(?:lib)?ruby-?(?P<version>\d+\.\d+)?.*"),
+    "ruby": re.compile(r"(?:lib)?ruby(?:-|\.so\.)?(?P<version>\d+\.\d+(?:\.\d+)?)?.*"),
     "node": re.compile(r"(?:lib)?node(?:js)?(?P<version>)?(?:\.so.*)?"),
     "java": re.compile(r"(?:java|libjvm\.so|libjava\.so)(?P<version>)?"),
     "php": re.compile(r"(?:lib)?php(?:-fpm|-cgi)?(?P<version>\d+\.\d+)?.*"),
