@@ -79,7 +79,9 @@ class StackStore:
             return self._intern(_Raw((), GONE))
         modules = partial(self._module, sample)
         unwound = unwind(space, modules, regs, sp, sample.stack)
-        found = self._scripts.recognise(sample.image, space, modules) if sample.image else None
+        found = (
+            self._scripts.recognise(sample.image, self._alive(sample), space, modules) if sample.image else None
+        )
         script = self._scripts.frames(sample)
         ident = self._intern(_Raw(unwound.frames, unwound.cut or self._scripts.cut(sample), script, found))
         if ident and exact and sample.image and unwound.frames and self._is_settled(sample, found):
@@ -95,7 +97,7 @@ class StackStore:
         pid = pid_of(identity)
         space = _read_maps(pid)
         if space is not None and self._kernel.image_of(identity) == image:
-            self._scripts.recognise(image, space, partial(self._modules.of, pid))
+            self._scripts.recognise(image, pid, space, partial(self._modules.of, pid))
 
     @staticmethod
     def _is_settled(sample: StackSample, found: Found | None) -> bool:
@@ -168,10 +170,14 @@ class StackStore:
         return None
 
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
-        """Files are opened through a process that has them mapped: whoever of the two is still there."""
+        """Files are opened through a process that has them mapped."""
+        return self._modules.of(self._alive(sample), mapping)
+
+    @staticmethod
+    def _alive(sample: StackSample) -> int:
+        """Whoever of the forker and the child is still there."""
         pids = [pid_of(sample.task), sample.child]
-        alive = next((pid for pid in pids if pid and Path(f"/proc/{pid}/root").is_symlink()), pids[0])
-        return self._modules.of(alive, mapping)
+        return next((pid for pid in pids if pid and Path(f"/proc/{pid}/root").is_symlink()), pids[0])
 
     # --- ids -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracer.records import CodeRecord, Language
+from tracer.stacks.interpreters.command import Script
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module
 
@@ -18,7 +19,7 @@ class Found:
     """An interpreter in an address space.
 
     value: ``records.INTERPRETER`` for the walker; empty where this version cannot be walked, and ``problem`` says why.
-    module: the mapped file that holds its C code.
+    module: the mapped file that holds its C code.  script: what it was started with, where that is of use.
     """
 
     language: Language
@@ -26,6 +27,7 @@ class Found:
     module: Module
     value: bytes
     problem: str = ""
+    script: Script | None = None
 
 
 @dataclass(frozen=True, slots=True)
