@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tracer import __version__, procfs, trace
+from tracer.blame.rules import Rules
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
@@ -43,7 +44,7 @@ MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
     """pids: the targets.  everything: all processes of the host.  cgroup: a cgroup directory, looked at each second
-    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.
+    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.  rules: other than the shipped.
     """
 
     pids: tuple[int, ...] = ()
@@ -51,6 +52,7 @@ class SessionOptions:
     cgroup: str | None = None
     min_age_s: float = 1.0
     probe: ProbeOptions = field(default_factory=ProbeOptions)
+    rules: Rules | None = None
 
 
 class Session:
@@ -67,7 +69,7 @@ class Session:
         self.capture = capture
         self.capture_problem: str | None = None
         self._probe = Probe(options.probe)
-        self._stacks = StackStore(self._probe)
+        self._stacks = StackStore(self._probe, options.rules)
         self._samples: dict[int, int] = {}
         self._roots: set[int] = set()
         self.targets: tuple[trace.Target, ...] = ()

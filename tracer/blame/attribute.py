@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tracer.blame.languages import STANDARD_LIBRARY, Languages, interpreter_version
+from tracer.blame.languages import STANDARD_LIBRARY, Languages, interpreter_version, is_standard
 from tracer.blame.library import ANONYMOUS, Libraries, Module
 from tracer.blame.owner import Owner
 from tracer.blame.packages import Packages
@@ -45,16 +45,16 @@ class Blamer:
     def attribute(self, stack: Stack, modules: Mapping[str, Module], root: Root | None = None) -> Stack:
         """Fill in ``library`` of each frame, ``chain``, ``forked_by`` and ``responsible``.
 
-        modules: the process's modules by path.  A frame whose library is known already keeps it; one whose module
-        is not among them is named by its path alone.  root: the process's root directory, where the files of
-        interpreted frames are looked for; by default that of a module.  Both answers are None only for a stack
-        without frames.
+        modules: the process's modules by path.  A frame whose library is known already keeps it, unless the rules
+        rename it; one whose module is not among them is named by its path alone.  root: the process's root
+        directory, where the files of interpreted frames are looked for; by default that of a module.  Both answers
+        are None only for a stack without frames.
         """
         if root is None:
             root = next((module.root for module in modules.values() if module.root is not None), None)
         owners = self._owners(stack.frames, modules, root)
         frames = tuple(
-            frame if frame.library is not None else replace(frame, library=_at(frame, owner.library))
+            frame if frame.library is owner.library else replace(frame, library=_at(frame, owner.library))
             for frame, owner in zip(stack.frames, owners, strict=True)
         )
         links = self._links(frames, owners)
@@ -91,10 +91,12 @@ class Blamer:
         return self._versioned(frames, owners)
 
     def _owner(self, frame: Frame, modules: Mapping[str, Module], root: Root | None) -> Owner | None:
+        if renamed := self._rules.renamed(frame.file if frame.language != "native" else frame.module):
+            return renamed
         if frame.library is not None:
-            return Owner(frame.library, standard=frame.library.kind == "stdlib")
+            return Owner(frame.library, is_standard(frame.library, frame.file))
         if frame.language != "native":
-            return self._rules.renamed(frame.file) or self._languages.owner(frame, root)
+            return self._languages.owner(frame, root)
         if frame.module is None:
             return Owner(ANONYMOUS)
         if frame.module in modules:

@@ -18,7 +18,7 @@ from tracer.blame.npm import Npm
 from tracer.blame.owner import Owner, Resolver, standard_library, upstream_version
 from tracer.blame.packages import PACKAGED, Packages
 from tracer.blame.python import Python
-from tracer.blame.ruby import Ruby
+from tracer.blame.ruby import Ruby, is_default_gem
 from tracer.blame.tree import Tree
 from tracer.trace import Frame, Library
 
@@ -148,6 +148,11 @@ class _Perl:
         if not match or _PERL_FOREIGN.search(path):
             return None
         return standard_library("perl", match["version"])
+
+
+def is_standard(library: Library, file: str | None) -> bool:
+    """Whether what is known to be this library's came with the language: for frames of an earlier trace."""
+    return library.kind == "stdlib" or (library.kind == "gem" and file is not None and is_default_gem(file))
 
 
 def interpreter_version(standard: str, natives: Iterable[tuple[str, Library]]) -> str | None:

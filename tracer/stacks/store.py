@@ -15,6 +15,7 @@ from typing import Protocol
 
 from tracer import procfs, records, trace
 from tracer.blame.attribute import Blamer
+from tracer.blame.rules import Rules
 from tracer.lifecycle.task import pid_of
 from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
@@ -54,10 +55,10 @@ class _Raw:
 class StackStore:
     """Ids start at 1; 0 is "no stack".  dropped: samples beyond ``MAX_STACKS`` different stacks."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, rules: Rules | None = None) -> None:
         self._kernel = kernel
         self._modules = Modules()
-        self._blamer = Blamer()
+        self._blamer = Blamer(rules)
         self._scripts = Scripts(kernel)
         self._spaces: OrderedDict[tuple[int, int], AddressSpace] = OrderedDict()
         self._latest: OrderedDict[int, AddressSpace] = OrderedDict()  # by image, whatever its mappings were
