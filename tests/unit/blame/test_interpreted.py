@@ -300,6 +300,14 @@ def test_the_version_of_a_language_by_its_interpreter(root: Root) -> None:
         assert answer.chain[0].version == version
 
 
+def test_scripts_that_were_started_by_a_relative_name(root: Root) -> None:
+    for language in ("python", "ruby", "php"):
+        frame = Frame("f", "lib/../worker", 3, None, language)
+        answer = Blamer().attribute(Stack(1, (frame,)), {}, root, "/srv/shop")
+        assert answer.responsible == Library("app", "shop", "0123456789ab", "lib/../worker", 3, "f")
+        assert short(Blamer().attribute(Stack(1, (frame,)), {}, root).responsible) == "app worker None"
+
+
 def test_java(root: Root) -> None:
     names = [
         "void java.lang.ProcessImpl.<init>()",
