@@ -2,7 +2,6 @@
 
 A script talks the protocol of truth.h.  Before it forks, it prints {"way": ..., "line": ..., "functions": "inner
 outer"}, with "forks": N when it forks more than once from there.
-with "forks": N when it forks more than once from there.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # Forks in each way that a POSIX shell can.  It cannot say from where but for the script: tests/kernel/test_shell_frames.py.
 say() { printf '{"way": "%s", "forks": %d}\n' "$1" "$2"; }
 

@@ -1,6 +1,7 @@
+# shellcheck shell=bash
 # Forks in each way that bash can, and says before each from where: tests/kernel/test_shell_frames.py compares.
 # The protocol is that of truth.h.
-# shellcheck disable=SC2034,SC2312
+# shellcheck disable=SC2034
 say() { # WAY FORKS LINE FUNCTION...
 	printf '{"way": "%s", "forks": %d, "line": %d, "functions": "%s"}\n' "$1" "$2" "$3" "${*:4}"
 }

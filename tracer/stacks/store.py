@@ -24,12 +24,18 @@ from tracer.stacks.interpreters.merge import ScriptFrame, merge
 from tracer.stacks.interpreters.scripts import LANGUAGES, Scripts
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
+from tracer.stacks.perfmap import PerfMaps, explain, runtime_of
 from tracer.stacks.symbolize import symbolize
 from tracer.stacks.unwind import RawFrame, Unwound, unwind
 
 MAX_SPACES = 1024  # address spaces kept, the longest unused goes first
 MAX_STACKS = 100_000  # different stacks; further ones are counted under "no stack"
 MAX_WAYS = 50_000
+MAX_NOTES = 16
+NO_JAVA_NAMES = (
+    "the Java frames of process {pid} have no names: "
+    "`jcmd {pid} Compiler.perfmap` writes them (Java 17 or newer)"
+)
 GONE = "the process was gone before its memory map could be read"
 
 
@@ -60,6 +66,8 @@ class StackStore:
         self._modules = Modules()
         self._blamer = Blamer(rules)
         self._scripts = Scripts(kernel)
+        self._perf_maps = PerfMaps()
+        self._notes: dict[str, None] = {}
         self._spaces: OrderedDict[tuple[int, int], AddressSpace] = OrderedDict()
         self._latest: OrderedDict[int, AddressSpace] = OrderedDict()  # by image, whatever its mappings were
         self._ids: dict[tuple[object, ...], int] = {}
@@ -80,11 +88,14 @@ class StackStore:
             return self._intern(_Raw((), GONE))
         modules = partial(self._module, sample)
         unwound = unwind(space, modules, regs, sp, sample.stack)
+        frames = self._named(sample, space, unwound.frames)
         found = (
-            self._scripts.recognise(sample.image, self._alive(sample), space, modules) if sample.image else None
+            self._scripts.recognise(sample.image, self._alive(sample), space, modules)
+            if sample.image
+            else None
         )
         script = self._scripts.frames(sample)
-        ident = self._intern(_Raw(unwound.frames, unwound.cut or self._scripts.cut(sample), script, found))
+        ident = self._intern(_Raw(frames, unwound.cut or self._scripts.cut(sample), script, found))
         if ident and exact and sample.image and unwound.frames and self._is_settled(sample, found):
             self._tell_kernel(sample, regs, sp, ident, unwound)
         return ident
@@ -129,11 +140,12 @@ class StackStore:
 
     def notes(self) -> tuple[str, ...]:
         """What could not be read of the mapped files, a sentence each."""
-        return (*self._scripts.notes, *self._modules.notes())
+        return (*self._scripts.notes, *self._notes, *self._modules.notes())
 
     def close(self) -> None:
         self._spaces.clear()
         self._latest.clear()
+        self._perf_maps.close()
         self._modules.close()
 
     # --- address spaces ------------------------------------------------------------------------------------
@@ -180,11 +192,31 @@ class StackStore:
         pids = [pid_of(sample.task), sample.child]
         return next((pid for pid in pids if pid and Path(f"/proc/{pid}/root").is_symlink()), pids[0])
 
+    def _named(
+        self, sample: StackSample, space: AddressSpace, frames: tuple[RawFrame, ...]
+    ) -> tuple[RawFrame, ...]:
+        """The frames, those in anonymous memory with what the process's perf map calls them."""
+        if all(frame.module is not None for frame in frames):
+            return frames
+        runtime = runtime_of(space)
+        pid = self._alive(sample)
+        perf_map = self._perf_maps.of(sample.image or pid, pid)
+        if perf_map is None:
+            if runtime == "java" and len(self._notes) < MAX_NOTES:
+                self._notes[NO_JAVA_NAMES.format(pid=pid_of(sample.task))] = None
+            return frames
+        named = []
+        for frame in frames:
+            name = perf_map.find(frame.vaddr) if frame.module is None else None
+            named.append(frame if name is None else frame._replace(name=explain(name, runtime)))
+        return tuple(named)
+
     # --- ids -----------------------------------------------------------------------------------------------
 
     def _intern(self, raw: _Raw) -> int:
         found = raw.found.module if raw.found and raw.script else None
-        key = (raw.cut, found, raw.script, *((frame.module, frame.vaddr) for frame in raw.frames))
+        places = ((frame.module, frame.name or frame.vaddr) for frame in raw.frames)
+        key = (raw.cut, found, raw.script, *places)
         ident = self._ids.get(key)
         if ident is None:
             if len(self._raw) >= MAX_STACKS:

@@ -21,6 +21,7 @@ from tracer.stacks.elf import BadElf
 from tracer.stacks.expression import BadExpression, evaluate
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module
+from tracer.stacks.perfmap import PerfName
 from tracer.stacks.registers import BP, RA, SP
 
 MAX_FRAMES = 128
@@ -36,12 +37,13 @@ class RawFrame(NamedTuple):
     """A tuple because twenty are made for each fork, and dataclasses take three times as long.
 
     vaddr: address within the module as linked, of the call rather than of what follows it; the pc without a module.
-    pc: address in memory, of what runs next in this frame.
+    pc: address in memory, of what runs next in this frame.  name: what a perf map says of code without a module.
     """
 
     module: Module | None
     vaddr: int
     pc: int
+    name: PerfName | None = None
 
 
 @dataclass(frozen=True, slots=True)
