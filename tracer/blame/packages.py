@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tracer.blame import apk, dpkg
+from tracer.blame import apk, dpkg, rpm
 from tracer.trace import Library
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Packages:
     """State: the databases read lately."""
 
     def __init__(self) -> None:
-        self._managers = {"deb": dpkg.databases(), "apk": apk.databases()}
+        self._managers = {"deb": dpkg.databases(), "apk": apk.databases(), "rpm": rpm.databases()}
 
     def owner(self, root: Root | None, path: str) -> Library | None:
         """The package's name and version, without a place in it."""
