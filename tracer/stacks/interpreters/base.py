@@ -32,9 +32,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What frames execute.  line: from a frame's position to the source line, None where it is not known."""
+    """What frames execute.  line: from a frame's position to the source line, None where it is not known.
 
-    file: str
+    file: None for a function of the language that is written in C.
+    """
+
+    file: str | None
     function: str
     line: Callable[[int], int | None]
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Final, Protocol
 
 from tracer.records import FRAME_ENTRY, CodeRecord, Language, StackSample, Walk
-from tracer.stacks.interpreters import bash, python, shell
+from tracer.stacks.interpreters import bash, python, ruby, shell
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf
 from tracer.stacks.interpreters.command import Script, Syntax, read_script
 from tracer.stacks.interpreters.merge import ScriptFrame
@@ -17,6 +17,7 @@ from tracer.stacks.maps import AddressSpace
 
 LANGUAGES: Final[Mapping[Language, ModuleType]] = {
     Language.PYTHON: python,
+    Language.RUBY: ruby,
     Language.BASH: bash,
     Language.SHELL: shell,
 }
@@ -116,7 +117,7 @@ class Scripts:
         return place
 
 
-def _resolved(file: str, script: Script | None) -> str:
+def _resolved(file: str | None, script: Script | None) -> str | None:
     """What a frame calls its file -> the path; "" is the outermost code of -c, or of standard input."""
     if script is None:
         return file
