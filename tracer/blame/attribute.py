@@ -83,9 +83,8 @@ class Blamer:
                 self._languages.notice(path, root)
         found = [self._owner(frame, modules, root, directory) for frame in frames]
         owners: list[Owner] = []
-        callers: dict[
-            str, Owner
-        ] = {}  # of each language, the nearest outer one: code made at run time is theirs
+        # of each language, the nearest outer one: code that was made at run time is theirs
+        callers: dict[str, Owner] = {}
         for frame, owner in zip(reversed(frames), reversed(found), strict=True):
             if owner is None:
                 caller = callers.get(frame.language)
