@@ -23,7 +23,7 @@ enum ruby_layout {
 	THREAD_CONTEXT, /* rb_thread_t.ec */
 	CONTEXT_THREAD, /* rb_execution_context_t.thread_ptr */
 	CONTEXT_FIBER,
-	FIBER_PREVIOUS, /* rb_fiber_t.prev: who resumed it */
+	FIBER_PREVIOUS, /* rb_fiber_t.prev: who resumed it; see JMPBUF_MORE */
 	CONTROL_FRAME,	/* sizeof(rb_control_frame_t) */
 	BODY_INFO,	/* rb_iseq_constant_body.insns_info */
 	BODY_METHOD,	/* .local_iseq: of the method that a block is in */
@@ -44,6 +44,7 @@ enum ruby_layout {
 #define MAX_EVAL 4	 /* evaluated code that evaluates code */
 #define MAX_VARIABLES 12 /* of a class, looked through for its name */
 #define MAX_STACK_WORDS (1 << 26)
+#define JMPBUF_MORE 160 /* rb_jmpbuf_t, in every fiber, is of 40 bytes or of 200, as Ruby was configured */
 
 #define T_CLASS 2
 #define T_MODULE 3
@@ -435,16 +436,19 @@ static inline u32 enter_local(struct stack_sample *s, struct interpreter *in, st
 	return 0;
 }
 
-/* The frames of who resumed the fiber; contexts are fields of their fibers. */
+/* The frames of who resumed the fiber.  Contexts are fields of their fibers, which they name. */
 static inline u32 next_fiber(struct stack_sample *s, struct interpreter *in, struct ruby_walk *w)
 {
-	u64 fiber = 0, previous = 0;
+	u64 fiber = 0, previous = 0, back = 0;
 
 	READ_USER(fiber, w->context + in->layout[CONTEXT_FIBER]);
-	if (fiber)
-		READ_USER(previous, fiber + in->layout[FIBER_PREVIOUS]);
-	if (previous)
-		return enter_context(s, in, w, previous + (w->context - fiber));
+	u64 context = w->context - fiber;
+
+	for (u32 more = 0; fiber && more <= JMPBUF_MORE; more += JMPBUF_MORE) {
+		if (!READ_USER(previous, fiber + in->layout[FIBER_PREVIOUS] + more) && previous &&
+		    !READ_USER(back, previous + context + in->layout[CONTEXT_FIBER]) && back == previous)
+			return enter_context(s, in, w, previous + context);
+	}
 	s->walk = WALK_DONE;
 	return 0;
 }
