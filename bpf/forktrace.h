@@ -87,9 +87,10 @@ struct stack_sample {
 	u32 language; /* enum language, 0 where no interpreter is known */
 	u32 walk;     /* enum walk */
 	u32 frames;
-	u32 pad;
+	u32 gap; /* where in the copy it goes on further up, past an interpreter's own stack; 0: nowhere */
 	u64 fingerprint; /* of the frames: part of what a known stack is recognised by */
 	u64 thread; /* its thread pointer, which is pthread_self() */
+	u64 gap_size;
 	u64 regs[REGS_WORDS];
 	struct frame frame[MAX_FRAMES];
 	u8 stack[STACK_MAX + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */

@@ -394,6 +394,17 @@ static inline u32 enter_context(struct stack_sample *s, struct interpreter *in, 
 	return 1;
 }
 
+/* A thread's control frames lie on its C stack, between its first C frames and all others (alloca, since 2.7). */
+static inline void step_over(struct stack_sample *s, u64 context)
+{
+	u64 stack[2] = { }; /* vm_stack, vm_stack_size */
+
+	if (READ_USER(stack, context) || stack[0] <= s->regs[19] || stack[0] - s->regs[19] >= STACK_MAX)
+		return;
+	s->gap = stack[0] - s->regs[19];
+	s->gap_size = stack[1] * 8;
+}
+
 /* Up to 2.7: the thread is looked for among all. */
 static inline u32 enter_listed(struct stack_sample *s, struct interpreter *in, struct ruby_walk *w)
 {
@@ -543,6 +554,7 @@ static inline u32 walk_ruby_frames(void)
 		s->walk = WALK_NO_THREAD;
 		if (!(in->layout[CURRENT_VM] ? enter_listed(s, in, w) : enter_local(s, in, w)))
 			return LANG_NONE;
+		step_over(s, w->context);
 	}
 	for (int i = 0; i < TURN; i++)
 		if (!next_frame(s, in, w))

@@ -79,21 +79,34 @@ static inline u32 known_stack(struct stack_sample *s, u64 sp)
 /* A copy fails as a whole where its range touches an unmapped page: to the end of the first page, then page by page. */
 static inline void copy_stack(struct stack_sample *s, u64 sp)
 {
-	u32 n = STACK_PAGE - (sp & (STACK_PAGE - 1));
+	u64 n = s->gap;
 
-	s->length = 0;
+	asm volatile("" : "+r"(n)); /* as in walker.h */
+	if (n > STACK_MAX - STACK_PAGE || bpf_probe_read_user(s->stack, n, (void *)sp))
+		n = s->gap = 0;
+	if (n)
+		sp += n + s->gap_size;
+	s->length = n;
 	s->refused = 1;
-	if (n > STACK_PAGE || bpf_probe_read_user(s->stack, n, (void *)sp))
+	u64 first = STACK_PAGE - (sp & (STACK_PAGE - 1));
+
+	asm volatile("" : "+r"(n), "+r"(first));
+	if (n > STACK_MAX - STACK_PAGE || first > STACK_PAGE ||
+	    bpf_probe_read_user(s->stack + n, first, (void *)sp))
 		return;
+	n += first;
+	sp += first;
 #pragma unroll
 	for (int i = 0; i < STACK_MAX / STACK_PAGE; i++) {
+		asm volatile("" : "+r"(n));
 		if (n > STACK_MAX - STACK_PAGE) {
 			s->refused = 0;
 			break;
 		}
-		if (bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)(sp + n)))
+		if (bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)sp))
 			break;
 		n += STACK_PAGE;
+		sp += STACK_PAGE;
 	}
 	s->length = n;
 }
@@ -163,6 +176,7 @@ static inline u32 begin_stack(struct event *event, u64 task, u64 image, u32 chil
 	READ(s->thread, bpf_get_current_task(), TASK_FSBASE);
 	s->child = child;
 	s->frames = 0;
+	s->gap = 0;
 	s->fingerprint = 0;
 	s->walk = WALK_NONE;
 	struct interpreter *in = image ? interpreters.lookup(&image) : 0;

@@ -57,7 +57,7 @@ MAX_FILE: Final = 256  # bytes of a code record's file, the end of it, and of it
 MAX_NAME: Final = 128
 MAX_TABLE: Final = 4 * 4096
 
-SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQQ")
+SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQQQ")
 FRAME: Final = struct.Struct("=QII")
 CODE_HEAD: Final = struct.Struct(f"=QQQIIIIII{MAX_FILE}s{MAX_NAME}s")
 INTERPRETER: Final = struct.Struct(f"=IIQQ{MAX_LAYOUT}I")
@@ -93,7 +93,8 @@ class Walk(IntEnum):
 @dataclass(frozen=True, slots=True)
 class StackSample:
     """A stack that the kernel did not know.  regs: struct pt_regs; stack: bytes from the stack pointer upwards.
-    thread: the thread pointer, which is pthread_self().
+    thread: the thread pointer, which is pthread_self().  gap: where in ``stack`` so many bytes were left out; (0, 0) for
+    nowhere.
 
     frames: the interpreter's, innermost first, as (code, position, flags); ``code`` names a ``CodeRecord``.
     """
@@ -112,11 +113,13 @@ class StackSample:
     regs: bytes
     frames: tuple[tuple[int, int, int], ...]
     stack: bytes
+    gap: tuple[int, int] = (0, 0)
 
     @classmethod
     def decode(cls, payload: memoryview) -> StackSample:
         head = SAMPLE_HEAD.unpack_from(payload)
-        number, image, exec_vm, task, tid, child, length, refused, language, walk, frames, _, *rest = head
+        number, image, exec_vm, task, tid, child, length, refused, language, walk, frames, gap, *rest = head
+        fingerprint, thread, gap_size = rest
         at = SAMPLE_HEAD.size + REGS_WORDS * 8
         regs = bytes(payload[SAMPLE_HEAD.size : at])
         walked = tuple(FRAME.iter_unpack(payload[at : at + min(frames, MAX_FRAMES) * FRAME.size]))
@@ -132,10 +135,12 @@ class StackSample:
             bool(refused),
             language,
             walk,
-            *rest,
+            fingerprint,
+            thread,
             regs,
             walked,
             stack,
+            (gap, gap_size) if gap else (0, 0),
         )
 
 

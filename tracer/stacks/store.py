@@ -87,7 +87,7 @@ class StackStore:
         if space is None:
             return self._intern(_Raw((), GONE))
         modules = partial(self._module, sample)
-        unwound = unwind(space, modules, regs, sp, sample.stack)
+        unwound = unwind(space, modules, regs, sp, sample.stack, sample.gap)
         frames = self._named(sample, space, unwound.frames)
         found = (
             self._scripts.recognise(sample.image, self._alive(sample), space, modules)

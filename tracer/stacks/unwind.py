@@ -109,13 +109,16 @@ class _Lost(NamedTuple):
 class _Stack:
     """The copy, the registers of the current frame, and the record of what was read and found."""
 
-    __slots__ = ("_data", "_regs", "_size", "frames", "registers", "sp", "where", "words")
+    __slots__ = ("_data", "_gap", "_gap_size", "_regs", "_size", "frames", "registers", "sp", "where", "words")
 
-    def __init__(self, regs: dict[int, int], sp: int, data: bytes | memoryview) -> None:
+    def __init__(
+        self, regs: dict[int, int], sp: int, data: bytes | memoryview, gap: tuple[int, int] = (0, 0)
+    ) -> None:
         self._data = data
         self._regs = regs
         self.sp = sp
-        self._size = len(data)
+        self._gap, self._gap_size = gap
+        self._size = len(data) + self._gap_size
         self.frames: list[RawFrame] = []
         self.words: dict[int, int] = {}
         self.registers: set[int] = set()
@@ -128,10 +131,13 @@ class _Stack:
         if value is None:
             if not self.holds(offset):
                 raise _Cut(self._outside(offset))
-            value = self.words[offset] = _WORD.unpack_from(self._data, offset)[0]
+            at = offset if offset < self._gap else offset - self._gap_size
+            value = self.words[offset] = _WORD.unpack_from(self._data, at)[0]
         return value
 
     def holds(self, offset: int) -> bool:
+        if self._gap - 8 < offset < self._gap + self._gap_size:
+            return False
         return 0 <= offset <= self._size - 8
 
     def read(self, address: int, size: int) -> int:
@@ -178,7 +184,7 @@ class _Stack:
         if offset < 0:
             return "a frame lies below the stack pointer, on another stack"
         if offset < self._size + (1 << 20):
-            return f"stack copy ends at {self._size} bytes"
+            return f"stack copy ends at {len(self._data)} bytes"
         return "a frame lies far above the stack pointer, on another stack"
 
 
@@ -188,16 +194,18 @@ def unwind(
     regs: dict[int, int],
     sp: int,
     stack: bytes | memoryview,
+    gap: tuple[int, int] = (0, 0),
     *,
     max_frames: int = MAX_FRAMES,
 ) -> Unwound:
     """The frames of one stack, leaf first.
 
     modules: for the process the space belongs to, as ``partial(modules.of, pid)``; asked once a mapping, the answer
-    stays with the space.  regs: by DWARF number, with 16 (the pc).  sp: where the copy ``stack`` starts.
+    stays with the space.  regs: by DWARF number, with 16 (the pc).  sp: where the copy ``stack`` starts.  gap: where in
+    it how many bytes of no interest were left out.
     Never raises for what the target did: a reason to stop is ``Unwound.cut``.
     """
-    memory = _Stack(regs, sp, stack)
+    memory = _Stack(regs, sp, stack, gap)
     try:
         _walk(space, modules, memory, regs[RA], max_frames)
         cut = None
