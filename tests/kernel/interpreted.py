@@ -53,11 +53,14 @@ def running(
             yield program
 
 
-def trace_script(program: Program, *languages: str) -> list[Forked]:
-    """From its "go" until it is ready, once its interpreter's walker is there.  languages: of the script's frames."""
-    for language in languages:
-        if (build.bpf_directory() / f"{language}.c").is_file():
-            build.build_walker(language, build.Options())  # into the cache: loading it takes no time then
+def trace_script(program: Program, walker: str | None, language: str | None = None) -> list[Forked]:
+    """From its "go" until it is ready, once its interpreter's walker is there.
+
+    language: of the script's frames, where it goes by another name than its walker.
+    """
+    if walker:
+        build.build_walker(walker, build.Options())  # into the cache: loading it takes no time then
+    language = language or walker
     with Session(options_for(program.pid), record_changes=True) as session:
         session.start()
         session.step()
@@ -68,11 +71,11 @@ def trace_script(program: Program, *languages: str) -> list[Forked]:
         tasks = sorted(
             (task for task in session.graph.take_changed() if task.forker), key=lambda t: t.forked_ns
         )
-        places = iter([script_places(stacks.stack(task.stack), *languages) for task in tasks])
+        places = iter([places_of(stacks.stack(task.stack), language) for task in tasks])
     forked = [Forked(each, list(islice(places, each.get("forks", 1)))) for each in said]
     assert not list(places), "it forked more often than it said"
     return forked
 
 
-def script_places(stack: Stack, *languages: str) -> list[Place]:
-    return [(f.function, f.file, f.line) for f in stack.frames if f.language in languages]
+def places_of(stack: Stack, language: str | None) -> list[Place]:
+    return [(frame.function, frame.file, frame.line) for frame in stack.frames if frame.language == language]

@@ -61,7 +61,7 @@ def test_the_argument_of_c() -> None:
 @pytest.mark.parametrize("named", ["dash_forks.sh", "./dash_forks.sh"])
 def test_dash_by_its_script(named: str) -> None:
     with running(["/bin/dash", "-e", named], cwd=PROGRAMS) as program:
-        forked = trace_script(program, "shell")
+        forked = trace_script(program, None, language="shell")
     for fork in forked:
         assert fork.seen == [[(None, str(PROGRAMS / "dash_forks.sh"), None)]] * fork.said["forks"]
     assert len(forked) == 4

@@ -45,7 +45,11 @@ MAPS: Final = (
     "call_walkers",
 )
 WALKER_MAPS: Final = ("code_scratch", "sent_code")
-OWN_MAPS: Final[Mapping[str, tuple[str, ...]]] = {"python": ("python_walk",), "ruby": ("ruby_walk",)}  # by language
+OWN_MAPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "python": ("python_walk",),
+    "ruby": ("ruby_walk",),
+    "node": ("node_walk",),
+}  # by language
 RAW_TRACEPOINTS: Final = {
     "on_newtask": "task_newtask",
     "on_exec": "sched_process_exec",

@@ -44,6 +44,7 @@ class Probe:
         self.options = options
         self._object, self._build_options = _load(options)
         self._walkers: dict[str, Future[Compiled] | None] = {}  # by language; None: loaded
+        self._walker_problems: list[str] = []
         self._compiler: ThreadPoolExecutor | None = None
         maps = self._object.maps
         self.events = Ring(maps["events"].fd, options.event_ring)
@@ -140,11 +141,15 @@ class Probe:
             self._walkers[name] = future
             with contextlib.suppress(NotYet, ForktraceError):
                 future.result(CACHED_S)
-        self.load_walkers()
+        self._load_compiled()
 
     def load_walkers(self) -> list[str]:
         """Load the walkers whose compilation is done; returns sentences about those that cannot be."""
-        problems = []
+        self._load_compiled()
+        problems, self._walker_problems = self._walker_problems, []
+        return problems
+
+    def _load_compiled(self) -> None:
         for name, future in self._walkers.items():
             if future is None or not future.done():
                 continue
@@ -156,8 +161,7 @@ class Probe:
                 if not self.options.light:
                     self._object.enter("call_walkers", place, f"walk_{name}_return")
             except ForktraceError as error:
-                problems.append(f"no {name} frames: {error.message}")
-        return problems
+                self._walker_problems.append(f"no {name} frames: {error.message}")
 
     # --- losses ----------------------------------------------------------------------------------------------
 

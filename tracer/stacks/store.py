@@ -21,7 +21,7 @@ from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
 from tracer.stacks.interpreters.base import Found
 from tracer.stacks.interpreters.merge import ScriptFrame, merge
-from tracer.stacks.interpreters.scripts import LANGUAGES, Scripts
+from tracer.stacks.interpreters.scripts import COMPILED, LANGUAGES, Scripts
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
 from tracer.stacks.perfmap import PerfMaps, explain, runtime_of
@@ -126,12 +126,13 @@ class StackStore:
             if raw.found is not None:
                 language = LANGUAGES[raw.found.language]
                 path = raw.found.module.path
+                compiled = raw.found.language in COMPILED
                 frames = merge(
                     frames,
                     raw.script,
                     language.name,
-                    lambda frame: frame.module == path,
-                    lambda frame: language.is_loop(frame.function or ""),
+                    lambda frame: frame.module == path or (compiled and frame.module is None),
+                    lambda frame: frame.module is None or language.is_loop(frame.function or ""),
                 )
             finished = self._finished[ident] = self._blamer.attribute(
                 trace.Stack(ident, frames, raw.cut), modules

@@ -20,6 +20,7 @@ class Found:
 
     value: ``records.INTERPRETER`` for the walker; empty where this version cannot be walked, and ``problem`` says why.
     module: the mapped file that holds its C code.  script: what it was started with, where that is of use.
+    decoder: in place of the language's ``decode``, where a record says too little without its process.
     """
 
     language: Language
@@ -28,11 +29,13 @@ class Found:
     value: bytes
     problem: str = ""
     script: Script | None = None
+    decoder: Callable[[CodeRecord], Code] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
     """What frames execute.  line: from a frame's position to the source line, None where it is not known.
+    begins: the line that the function begins at, for frames that have no other.
 
     file: None for a function of the language that is written in C.
     """
@@ -40,6 +43,7 @@ class Code:
     file: str | None
     function: str
     line: Callable[[int], int | None]
+    begins: int | None = None
 
 
 class Interpreter(Protocol):

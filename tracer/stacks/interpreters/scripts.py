@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Final, Protocol
 
 from tracer.records import FRAME_ENTRY, CodeRecord, Language, StackSample, Walk
-from tracer.stacks.interpreters import bash, python, ruby, shell
+from tracer.stacks.interpreters import bash, node, python, ruby, shell
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf
 from tracer.stacks.interpreters.command import Script, Syntax, read_script
 from tracer.stacks.interpreters.merge import ScriptFrame
@@ -18,11 +19,13 @@ from tracer.stacks.maps import AddressSpace
 LANGUAGES: Final[Mapping[Language, ModuleType]] = {
     Language.PYTHON: python,
     Language.RUBY: ruby,
+    Language.NODE: node,
     Language.BASH: bash,
     Language.SHELL: shell,
 }
 # Whose frames name the script as it was started, relative to where that was.
 COMMANDS: Final[Mapping[Language, Syntax]] = {Language.BASH: bash.syntax, Language.SHELL: shell.syntax}
+COMPILED: Final = frozenset({Language.NODE})  # whose frames are in anonymous memory, too, once they are hot
 WALKED: Final = frozenset(LANGUAGES) - {Language.SHELL}
 MAX_CODES = 65_536  # as many as the kernel's side remembers to have sent
 MAX_IMAGES = 4096
@@ -107,10 +110,14 @@ class Scripts:
                 record = self._codes.get(code)
                 if record is None:  # the ring was full when it was to be sent
                     return ScriptFrame(None, None, None, bool(flags & FRAME_ENTRY))
-                decoded = self._decoded[code] = LANGUAGES[found.language].decode(record, found.version)
+                decode = found.decoder or partial(LANGUAGES[found.language].decode, version=found.version)
+                decoded = self._decoded[code] = decode(record)
             file = _resolved(decoded.file, found.script)
             entry = bool(flags & FRAME_ENTRY)
-            place = ScriptFrame(decoded.function or None, file, decoded.line(position), entry)
+            function, line = decoded.function or None, decoded.line(position)
+            if line is None and function and decoded.begins:
+                function += f" (begins at line {decoded.begins})"
+            place = ScriptFrame(function, file, line, entry)
             if len(self._places) > MAX_CODES:
                 self._places.clear()
             self._places[key] = place
