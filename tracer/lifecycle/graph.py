@@ -255,6 +255,7 @@ class Graph:
         task = self.tasks[ident] = Task(ident, parent)
         self._counts(0).forks += 1
         self.anomalies += 1
+        self._note_change(task)
         return task
 
     def _alive(self, ident: int) -> bool:
@@ -291,6 +292,10 @@ class Graph:
 
     # --- folding -----------------------------------------------------------------------------------------------
 
+    def _note_change(self, task: Task) -> None:
+        if self._changed is not None:
+            self._changed[task.id] = task
+
     def _counts(self, stack: int) -> StackCounts:
         counts = self._stacks.get(stack)
         if counts is None:
@@ -306,8 +311,7 @@ class Graph:
         if task.ns_pid != pid:
             self._dead_in_ns.pop((task.exit_parent, task.ns_pid), None)
             self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
-        if self._changed is not None:
-            self._changed[task.id] = task
+        self._note_change(task)
         self._blind_waits.pop(task.id, None)
         if self._remember_folded:
             self._folded.add(task.id)
@@ -453,6 +457,7 @@ class Graph:
         task.exit_parent = there.parent or task.parent
         task.fate = Fate.ZOMBIE if task.exit_parent == task.parent else Fate.ORPHANED
         self._dead[task.pid] = task
+        self._note_change(task)
 
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
