@@ -34,9 +34,11 @@ def test_the_page_has_the_options_that_the_command_has(name: str) -> None:
     context = click.Context(cmd, help_option_names=["-h", "--help"])
     options = {frozenset(p.opts): p for p in cmd.get_params(context) if isinstance(p, click.Option)}
     page = described(name)
-    assert set(page) == set(options)
+    # click makes a command's help option once, by the context that first asked for it: any other test's.
+    assert {names for names in page if "--help" not in names} == {n for n in options if "--help" not in n}
+    assert frozenset(("-h", "--help")) in page
     for names, option in options.items():
-        if isinstance(option.type, click.Choice):
+        if "--help" not in names and isinstance(option.type, click.Choice):
             assert f"Cm {' | '.join(option.type.choices)}" in page[names]
         assert ("Ar " in page[names] or "Cm " in page[names]) == (not option.is_flag and not option.is_eager)
 
