@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from tracer.capture.reader import load
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tracer.capture.reader import load, tasks
+from tracer.lifecycle.lifelines import processes
 from tracer.lifecycle.summary import About, summarize
-from tracer.trace import Trace
+from tracer.trace import Process, Stack, Trace
 
 
 def load_trace(path: str, min_age_s: float | None = None) -> Trace:
@@ -22,4 +26,17 @@ def load_trace(path: str, min_age_s: float | None = None) -> Trace:
         limits=meta.limits,
         reconciliation=meta.reconciliation,
     )
-    return summarize(found.snapshot, found.stacks, about)
+    lives = _Processes(path, found.stacks, found.snapshot.start_ns)
+    return replace(summarize(found.snapshot, found.stacks, about), processes=lives)
+
+
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """Reads the file when it is asked to, a row at a time; what is wrong with it then is a ``CaptureError``."""
+
+    path: str
+    stacks: Mapping[int, Stack]
+    start_ns: int
+
+    def __iter__(self) -> Iterator[Process]:
+        return processes(tasks(self.path), self.stacks, self.start_ns)
