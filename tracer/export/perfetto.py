@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from tracer.export.attribution import NEVER_WAITED, LEAKED, Selection, selected, short, single
+from tracer.export.attribution import LEAKED, NEVER_WAITED, Selection, selected, short, single
 from tracer.report.wording import place_in, version_of
 from tracer.trace import FailedFork, Process, Trace, pid_of
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from tracer.export.attribution import COUNT, WEIGHTS, LEAKED, Selection, counts, labels, short, zombie_ns
+from tracer.export.attribution import COUNT, LEAKED, WEIGHTS, Selection, counts, labels, short, zombie_ns
 from tracer.trace import Frame, Stack, Trace
 
 SCHEMA = "https://www.speedscope.app/file-format-schema.json"

@@ -16,9 +16,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tracer.export.attribution import (
     COUNT,
+    LEAKED,
     MAX_LABEL,
     NEVER_WAITED,
-    LEAKED,
     Selection,
     label,
     labels,
