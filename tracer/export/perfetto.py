@@ -91,7 +91,7 @@ def _about(process: Process) -> Event:
     return {
         "pid": process.pid,
         "parent": pid_of(process.parent),
-        "forker": f"{pid_of(process.forker)} {short(process.fork_comm)}",
+        "forker": f"{pid_of(process.forker)} {short(process.fork_comm)}" if process.forker else "",
         "fate": process.fate,
         "exit": process.exit or "",
         "execs": process.execs,

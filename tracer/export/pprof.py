@@ -22,7 +22,9 @@ def write(trace: Trace, stream: BinaryIO, selection: Selection = LEAKED) -> None
 
     A sample carries its responsible library as the label ``responsible`` (pprof -tagfocus).
     """
-    profile = _Profile()
+    profile = _Profile(
+        ", ".join(f"{target.pid} {short(target.comm)}" for target in trace.targets) or "the host"
+    )
     with_time = trace.processes is not None or selection.weight != COUNT
     types = (("children", "count"), ("zombie", "nanoseconds"))[: 1 + with_time]
     for name, unit in types:
@@ -48,12 +50,13 @@ def write(trace: Trace, stream: BinaryIO, selection: Selection = LEAKED) -> None
 class _Profile:
     """The message so far, and the tables whose entries it refers to by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, traced: str) -> None:
         self.out = bytearray()
         self.strings: dict[str, int] = {"": 0}
         self._mappings: dict[tuple[object, ...], int] = {}
         self._functions: dict[tuple[str, str, str], int] = {}
         self._locations: dict[tuple[object, ...], int] = {}
+        self._main = self._mapping(traced, None)  # pprof names a profile after its first mapping
 
     def string(self, text: str) -> int:
         return self.strings.setdefault(text, len(self.strings))
@@ -69,7 +72,7 @@ class _Profile:
     def _location(self, name: str, frame: Frame | None) -> int:
         offset = (frame.offset or 0) if frame is not None else 0
         line = (frame.line or 0) if frame is not None else 0
-        mapping = self._mapping(frame) if frame is not None else 0
+        mapping = self._mapping_of(frame)
         function = self._function(name, frame)
         key = mapping, offset, function, line
         if key not in self._locations:
@@ -78,19 +81,19 @@ class _Profile:
             self.out += block(_LOCATION, number(1, ident) + number(2, mapping) + number(3, offset) + of_line)
         return self._locations[key]
 
-    def _mapping(self, frame: Frame) -> int:
-        """All of the file, for its place in memory is another one in each process."""
-        if not frame.module:
-            return 0
-        key = frame.module, frame.library.build_id if frame.library else None
+    def _mapping_of(self, frame: Frame | None) -> int:
+        if frame is None or not frame.module:
+            return self._main
+        return self._mapping(short(frame.module), frame.library.build_id if frame.library else None)
+
+    def _mapping(self, file: str, build_id: str | None) -> int:
+        """All of memory is said to be the file's, for it lies elsewhere in each process."""
+        key = file, build_id
         if key not in self._mappings:
             ident = self._mappings[key] = len(self._mappings) + 1
-            file, build_id = self.string(short(frame.module)), self.string(short(key[1] or ""))
+            names = number(5, self.string(file)) + number(6, self.string(short(build_id or "")))
             symbolized = b"".join(number(field, 1) for field in (7, 8, 9))  # or pprof would look for the file
-            everything = number(3, (1 << 64) - 1)
-            self.out += block(
-                _MAPPING, number(1, ident) + everything + number(5, file) + number(6, build_id) + symbolized
-            )
+            self.out += block(_MAPPING, number(1, ident) + number(3, (1 << 64) - 1) + names + symbolized)
         return self._mappings[key]
 
     def _function(self, name: str, frame: Frame | None) -> int:
