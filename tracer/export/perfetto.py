@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, TextIO
 
 from tracer.export.attribution import LEAKED, NEVER_WAITED, Selection, selected, short, single
@@ -17,6 +18,7 @@ from tracer.report.wording import place_in, version_of
 from tracer.trace import FailedFork, Process, Trace, pid_of
 
 Event = dict[str, Any]
+Track = tuple[int, int]  # pid and tid: of the group, and in it
 
 
 def write(trace: Trace, stream: TextIO, selection: Selection = LEAKED) -> None:
@@ -45,7 +47,8 @@ def _events(trace: Trace, selection: Selection) -> Iterator[Event]:
         needed.update((process.parent, process.forker, process.reaper))
         if process.fate in NEVER_WAITED and not process.root:
             leaked[process.parent] += 1
-    tracks: dict[int, tuple[int, int]] = {}  # of those that others refer to
+    tracks: dict[int, Track] = {}  # of those that others refer to
+    arrows = count(1)
     for process in single(trace):
         if is_meant(process) or process.id in needed:
             group = process.parent if process.parent in tracks else process.id
@@ -55,13 +58,13 @@ def _events(trace: Trace, selection: Selection) -> Iterator[Event]:
                 yield _name("process_name", track=(process.pid, process.pid), name=_named(process))
                 order = {"sort_index": -leaked[process.id]}
                 yield {"ph": "M", "name": "process_sort_index", "pid": process.pid, "tid": 0, "args": order}
-            yield from _life(process, track, tracks, trace.duration_s)
+            yield from _life(process, track, tracks, arrows, trace.duration_s)
     for failed in trace.failed_forks:
         yield _failure(failed, trace.duration_s)
 
 
 def _life(
-    process: Process, track: tuple[int, int], tracks: dict[int, tuple[int, int]], end_s: float
+    process: Process, track: Track, tracks: dict[int, Track], arrows: Iterator[int], end_s: float
 ) -> Iterator[Event]:
     yield _name("thread_name", track, _named(process))
     born = max(process.forked_s or 0.0, 0.0)
@@ -70,7 +73,7 @@ def _life(
     forker, reaper = tracks.get(process.forker), tracks.get(process.reaper)
     if forker is not None and process.forked_s is not None:
         yield _slice(forker, f"fork {process.pid}", "fork", born, born)
-        yield from _arrow(f"fork {process.id}", forker, track, born)
+        yield from _arrow(next(arrows), forker, track, born)
     if process.exited_s is None:
         return
     gone = end_s if process.reaped_s is None else process.reaped_s
@@ -83,7 +86,7 @@ def _life(
         )
         if reaper is not None and process.fate == "waited":
             yield _slice(reaper, f"{call} {process.pid}", "wait", gone, gone)
-            yield from _arrow(f"reap {process.id}", reaper, track, gone)
+            yield from _arrow(next(arrows), reaper, track, gone)
 
 
 def _about(process: Process) -> Event:
@@ -125,19 +128,19 @@ def _named(process: Process) -> str:
     return f"{short(process.comm)} {process.pid}"
 
 
-def _name(kind: str, track: tuple[int, int], name: str) -> Event:
+def _name(kind: str, track: Track, name: str) -> Event:
     return {"ph": "M", "name": kind, "pid": track[0], "tid": track[1], "args": {"name": name}}
 
 
 def _slice(
-    track: tuple[int, int], name: str, category: str, start_s: float, end_s: float, args: Event | None = None
+    track: Track, name: str, category: str, start_s: float, end_s: float, args: Event | None = None
 ) -> Event:
     begin, end = _us(start_s), _us(end_s)
     place = {"pid": track[0], "tid": track[1], "ts": begin, "dur": round(max(end - begin, 0), 3)}
     return {"ph": "X", "cat": category, "name": name, **place, "args": args or {}}
 
 
-def _arrow(ident: str, source: tuple[int, int], target: tuple[int, int], at_s: float) -> Iterator[Event]:
+def _arrow(ident: int, source: Track, target: Track, at_s: float) -> Iterator[Event]:
     both = {"cat": "family", "name": "child", "id": ident, "ts": _us(at_s)}
     yield {"ph": "s", **both, "pid": source[0], "tid": source[1]}
     yield {"ph": "f", "bp": "e", **both, "pid": target[0], "tid": target[1]}
