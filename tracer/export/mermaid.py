@@ -55,4 +55,5 @@ def _text(lines: Iterable[str]) -> str:
 def _spelled(text: str) -> str:
     """All that could be markup, as the numeric entities that Mermaid reads."""
     text = text.encode("utf-8", "backslashreplace").decode()
+    text = text.replace("\\", "\\\u2060")  # a word joiner, or the \n in a name would end its line
     return re.sub(r"[^\w .,:/+×…-]|_", lambda found: f"#{ord(found[0])};", text)

@@ -26,15 +26,12 @@ def write(trace: Trace, stream: TextIO, selection: Selection = LEAKED) -> None:
 
     Failed forks are known in numbers, without their times: they stand at the end of the trace.
     """
-    stream.write('{"displayTimeUnit":"ms","otherData":')
-    json.dump(
-        {"version": f"forktrace {trace.version}", "incomplete": list(map(short, trace.incomplete_because))},
-        stream,
-    )
-    stream.write(',"traceEvents":[')
+    stream.write('{"displayTimeUnit":"ms","traceEvents":[')
     separator = "\n"
     for event in _events(trace, selection):
-        stream.write(separator + json.dumps(event, separators=(",", ":"), allow_nan=False))
+        text = json.dumps(event, separators=(",", ":"), allow_nan=False)
+        # Perfetto takes the quote after a name's last backslash for a part of the name.
+        stream.write(separator + text.replace("\\\\", "\\u005c"))
         separator = ",\n"
     stream.write("\n]}\n")
 
@@ -61,6 +58,8 @@ def _events(trace: Trace, selection: Selection) -> Iterator[Event]:
             yield from _life(process, track, tracks, arrows, trace.duration_s)
     for failed in trace.failed_forks:
         yield _failure(failed, trace.duration_s)
+    for reason in trace.incomplete_because:
+        yield _instant(f"INCOMPLETE: {short(reason)}", trace.duration_s, {})
 
 
 def _life(
@@ -107,21 +106,13 @@ def _about(process: Process) -> Event:
 def _failure(failed: FailedFork, end_s: float) -> Event:
     library = failed.stack.responsible
     what = f"{failed.count} failed {'threads' if failed.thread else 'forks'}: {short(failed.errno)}"
-    args = {
-        "count": failed.count,
-        "errno": short(failed.errno),
-        "responsible": version_of(library) if library else "",
-    }
-    return {
-        "ph": "i",
-        "s": "g",
-        "cat": "failure",
-        "name": what,
-        "ts": _us(end_s),
-        "pid": 0,
-        "tid": 0,
-        "args": args,
-    }
+    blamed = version_of(library) if library else ""
+    return _instant(what, end_s, {"count": failed.count, "errno": short(failed.errno), "responsible": blamed})
+
+
+def _instant(name: str, at_s: float, args: Event) -> Event:
+    place = {"ts": _us(at_s), "pid": 0, "tid": 0}
+    return {"ph": "i", "s": "g", "cat": "failure", "name": name, **place, "args": args}
 
 
 def _named(process: Process) -> str:
