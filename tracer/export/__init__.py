@@ -51,7 +51,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             "speedscope",
             "stacks by children and by zombie-seconds",
-            "https://www.speedscope.app, or npx speedscope",
+            "https://www.speedscope.app",
             speedscope.write,
             weighs=True,
         ),
@@ -65,7 +65,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             "perfetto",
-            "lives over time, zombies marked, with arrows to children",
+            "lives over time, zombies marked",
             "https://ui.perfetto.dev, or chrome://tracing",
             perfetto.write,
             shows_all=True,
