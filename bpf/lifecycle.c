@@ -106,10 +106,15 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		follow(e.task, image);
-	if (t && m & MODE_STACKS) /* not of strangers, while the tracer starts: they would fill the ring */
-		e.stack = take_stack(e.forker, image, e.task >> 32);
-	send(&e);
-	return 0;
+	/* No stacks of strangers, while the tracer starts: they would fill the ring. */
+	u32 language = t && m & MODE_STACKS ? begin_stack(&e, e.forker, image, e.task >> 32) : LANG_MAX;
+	if (language == LANG_MAX) {
+		send(&e);
+		return 0;
+	}
+	if (language)
+		walkers.call((struct pt_regs *)ctx, language);
+	return finish_stack(); /* no interpreter, or its walker is not loaded yet */
 }
 
 /* sched_process_exec(task, old_pid, bprm).  The leader's start time moves to a thread that execs (trap 5). */
@@ -157,7 +162,8 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct event e = {};
 
 	e.task = identity(self);
-	if (!traced.lookup(&e.task) && !(mode() & MODE_ALL))
+	struct traced *t = traced.lookup(&e.task);
+	if (!t && !(mode() & MODE_ALL))
 		return 0;
 	READ(e.tid, self, TASK_PID);
 	READ(signal, self, TASK_SIGNAL);
@@ -186,6 +192,10 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		READ(e.value, leader, TASK_EXIT_CODE);
 	e.type = EV_EXIT;
 	e.parent = parent_identity(leader);
+	if (t) {
+		READ(t->parent_task, leader, TASK_REAL_PARENT);
+		t->parent = e.parent;
+	}
 	e.flags = autoreaps(leader) ? EXIT_AUTOREAP : 0;
 	READ(e.comm, leader, TASK_COMM);
 	send(&e);
@@ -195,13 +205,14 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 /*
  * sched_process_free(task): from an RCU callback, some milliseconds after the release and in any task's context, but
  * it comes for every release, also where no wait call was made (trap 1).  The real parent is still the one under whom
- * the task was released.
+ * the task was released, but it may be freed by now, and its memory another process's: where the address is still that of
+ * the exit, the identity is, too.
  */
 int on_free(struct bpf_raw_tracepoint_args *ctx)
 {
 	char *task = (char *)ctx->args[0];
 	u32 pid = 0, tgid = 0;
-	u64 start = 0;
+	u64 start = 0, parent = 0;
 	struct event e = {};
 
 	READ(pid, task, TASK_PID);
@@ -210,12 +221,14 @@ int on_free(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	READ(start, task, TASK_START_BOOTTIME);
 	e.task = make_identity(tgid, start);
-	if (!traced.lookup(&e.task) && !(mode() & MODE_ALL))
+	struct traced *t = traced.lookup(&e.task);
+	if (!t && !(mode() & MODE_ALL))
 		return 0;
+	READ(parent, task, TASK_REAL_PARENT);
+	e.parent = t && t->parent_task == parent ? t->parent : parent_identity(task);
 	traced.delete(&e.task);
 	e.type = EV_RELEASE;
 	e.tid = pid;
-	e.parent = parent_identity(task);
 	send(&e);
 	return 0;
 }
@@ -301,7 +314,7 @@ int on_waitid_return(struct syscall_return *ctx)
 	return 0;
 }
 
-static inline int failed(long ret, u32 flags)
+static inline int failed(void *ctx, long ret, u32 flags)
 {
 	struct event e = {};
 
@@ -317,17 +330,21 @@ static inline int failed(long ret, u32 flags)
 	e.flags = flags;
 	e.tid = bpf_get_current_pid_tgid();
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
-	if (mode() & MODE_STACKS)
-		e.stack = take_stack(e.task, t ? t->image : 0, 0);
-	send(&e);
-	return 0;
+	u32 language = mode() & MODE_STACKS ? begin_stack(&e, e.task, t ? t->image : 0, 0) : LANG_MAX;
+	if (language == LANG_MAX) {
+		send(&e);
+		return 0;
+	}
+	if (language)
+		call_walkers.call((struct pt_regs *)ctx, language);
+	return finish_stack();
 }
 
 int on_clone_return(struct syscall_return *ctx)
 {
 	if (ctx->ret >= 0)
 		return 0;
-	return failed(ctx->ret, argument(REG_ARG1) & CLONE_THREAD ? FAIL_THREAD : 0);
+	return failed(ctx, ctx->ret, argument(REG_ARG1) & CLONE_THREAD ? FAIL_THREAD : 0);
 }
 
 int on_clone3_return(struct syscall_return *ctx)
@@ -337,12 +354,12 @@ int on_clone3_return(struct syscall_return *ctx)
 	if (ctx->ret >= 0)
 		return 0;
 	READ_USER(flags, argument(REG_ARG1)); /* struct clone_args begins with its flags */
-	return failed(ctx->ret, FAIL_CLONE3 | (flags & CLONE_THREAD ? FAIL_THREAD : 0));
+	return failed(ctx, ctx->ret, FAIL_CLONE3 | (flags & CLONE_THREAD ? FAIL_THREAD : 0));
 }
 
 int on_fork_return(struct syscall_return *ctx)
 {
-	return failed(ctx->ret, 0);
+	return failed(ctx, ctx->ret, 0);
 }
 
 #endif

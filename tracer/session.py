@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tracer import __version__, procfs, trace
+from tracer.blame.rules import Rules
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
@@ -28,7 +29,7 @@ from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
 from tracer.lifecycle.task import pid_of
 from tracer.probe.probe import Probe, ProbeOptions
-from tracer.records import EVENT
+from tracer.records import EVENT, CodeRecord
 from tracer.stacks.store import StackStore
 
 DRAIN_S = 0.05  # how long records may wait in the rings
@@ -39,13 +40,14 @@ SETTLE_S = 1.0  # releases are recorded by an RCU callback: up to so long after 
 PRIORITY = (
     -20
 )  # nice: among hundreds of processes that fork, an equal would get its turn too late for the ring
+MAX_PASSES = 50  # while the trace starts; two or three are enough unless the map of traced processes is full
 MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
     """pids: the targets.  everything: all processes of the host.  cgroup: a cgroup directory, looked at each second
-    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.
+    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.  rules: other than the shipped.
     """
 
     pids: tuple[int, ...] = ()
@@ -53,6 +55,7 @@ class SessionOptions:
     cgroup: str | None = None
     min_age_s: float = 1.0
     probe: ProbeOptions = field(default_factory=ProbeOptions)
+    rules: Rules | None = None
 
 
 class Session:
@@ -69,7 +72,7 @@ class Session:
         self.capture = capture
         self.capture_problem: str | None = None
         self._probe = Probe(options.probe)
-        self._stacks = StackStore(self._probe)
+        self._stacks = StackStore(self._probe, options.rules)
         self._samples: dict[int, int] = {}
         self._roots: set[int] = set()
         self.targets: tuple[trace.Target, ...] = ()
@@ -119,13 +122,7 @@ class Session:
             self._add_everything(stats)
         else:
             self._add_targets(stats, identities)
-        before = -1
-        while before != len(self.graph.tasks):  # children forked by those that were not followed in time
-            before = len(self.graph.tasks)
-            self.drain()
-            for task in list(self.graph.tasks.values()):
-                if not task.exited_ns:
-                    self._follow(task.id)
+        self._follow_newcomers()
         self._probe.follow_everything(False)
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
@@ -142,6 +139,26 @@ class Session:
             found = [stats[pid] for pid in procfs.descendants(stats, map(pid_of, identities))]
         for identity in {*identities, *map(procfs.identity, found)}:
             self._follow(identity)
+
+    def _follow_newcomers(self) -> None:
+        """Children forked by those that were not followed in time, dead ones too, for their release is yet to come.
+
+        Until there are none twice in a row: a program that runs just now on another processor may have looked before
+        the last ones were followed.
+        """
+        followed: set[int] = set()
+        quiet = False
+        for _ in range(MAX_PASSES):
+            self.drain()
+            tasks = self.graph.tasks.keys() - followed
+            missing = {identity for identity in tasks if self._probe.image_of(identity) is None}
+            for identity in missing:
+                self._follow(identity)
+            followed |= missing
+            if quiet and not missing:
+                return
+            quiet = not missing
+            time.sleep(0.001)
 
     def _add_targets(self, stats: dict[int, procfs.Stat], wanted: list[int]) -> None:
         identities = [identity for identity in wanted if _lives(stats.get(pid_of(identity)), identity)]
@@ -205,15 +222,28 @@ class Session:
         probe, samples = self._probe, self._samples
         end = probe.events.produced()
         for sample in probe.take_samples():  # a fork's sample is in its ring before the fork is in the other
-            samples[sample.number] = self._stacks.add(sample)
+            if isinstance(sample, CodeRecord):
+                self._stacks.add_code(sample)
+            else:
+                samples[sample.number] = self._stacks.add(sample)
         view = probe.events.fixed(end, EVENT.size)
-        if not view:
-            return 0
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
+        self._recognise_interpreters()
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count
+
+    def _recognise_interpreters(self) -> None:
+        """In processes that exec'd: the sooner, the fewer forks go by without their script's frames."""
+        for sentence in self._probe.load_walkers():
+            self._notes[sentence] = None
+        if not self.options.probe.stacks:
+            return
+        for identity in self.graph.take_execed():
+            image = self._probe.image_of(identity)
+            if image:
+                self._stacks.recognise(identity, image)
 
     def _tick(self) -> None:
         self._look_for_losses()
@@ -495,6 +525,6 @@ def _seen(stat: procfs.Stat, stats: dict[int, procfs.Stat]) -> Seen:
         parent=procfs.identity(parent) if parent else 0,
         comm=stat.comm,
         ns_pid=status.ns_tgids[-1] if status else stat.pid,
-        zombie=procfs.is_zombie(stat),
+        zombie=procfs.is_ending(stat),
         threads=stat.num_threads,
     )

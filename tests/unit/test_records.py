@@ -18,9 +18,24 @@ LAYOUTS: Final = {
     "event": (records.EVENT, records.EVENT_FIELDS),
     "stack_sample": (
         records.SAMPLE_HEAD,
-        ("number", "image", "exec_vm", "task", "tid", "child", "length", "refused"),
+        (
+            "number", "image", "exec_vm", "task", "tid", "child", "length", "holes",
+            "language", "walk", "frames", "gap", "fingerprint", "thread", "gap_size",
+        ),
     ),
-    "stack_key": (records.STACK_KEY, ("image", "ip", "sp", "exec_vm", "way")),
+    "frame": (records.FRAME, ("code", "position", "flags")),
+    "code_record": (
+        records.CODE_HEAD,
+        (
+            "number", "code", "image", "language", "first_line", "file_length", "name_length", "table_length",
+            "kinds", "file", "name",
+        ),
+    ),
+    "interpreter": (
+        records.INTERPRETER,
+        ("language", "version", "base", "extra", *(f"layout[{i}]" for i in range(records.MAX_LAYOUT))),
+    ),
+    "stack_key": (records.STACK_KEY, ("image", "ip", "sp", "fingerprint", "exec_vm", "way")),
     "known_stack": (
         records.KNOWN_STACK,
         (
@@ -33,7 +48,7 @@ LAYOUTS: Final = {
         ),
     ),
     "space_key": (records.SPACE_KEY, ("image", "exec_vm")),
-    "traced": (records.TRACED_KEY, ("image",)),
+    "traced": (records.TRACED, ("image", "parent_task", "parent")),
     "config": (records.CONFIG, ("mode",)),
 }  # fmt: skip
 CONSTANTS: Final = {
@@ -48,9 +63,17 @@ CONSTANTS: Final = {
     "KNOWN_REGS": records.KNOWN_REGS,
     "KNOWN_WAYS": records.KNOWN_WAYS,
     "STACK_MAX": records.STACK_MAX,
+    "CODE_RECORD": records.CODE_RECORD,
+    "MAX_FRAMES": records.MAX_FRAMES,
+    "MAX_LAYOUT": records.MAX_LAYOUT,
+    "MAX_TABLE": records.MAX_TABLE,
+    "FRAME_ENTRY": records.FRAME_ENTRY,
     "NS_PER_TICK": 10_000_000,
     "LOST_MAX": len(records.LOST),
     **{f"EV_{each.name}": each.value for each in records.EventType},
+    **{f"LANG_{each.name}": each.value for each in records.Language},
+    "LANG_MAX": len(records.Language),
+    **{f"WALK_{each.name}": each.value for each in records.Walk},
     **{f"LOST_{name.upper()}": index for index, name in enumerate(records.LOST)},
 }
 PRELUDE: Final = """
@@ -71,6 +94,8 @@ def declarations() -> str:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """sizes, offsets and values by their C names."""
     wanted = {name: f"(unsigned long long)({name})" for name in CONSTANTS}
+    wanted["code_record.table"] = "offsetof(struct code_record, table)"
+    wanted["stack_sample.frame"] = "offsetof(struct stack_sample, frame)"
     wanted["stack_sample.regs"] = "offsetof(struct stack_sample, regs)"
     wanted["stack_sample.stack"] = "offsetof(struct stack_sample, stack)"
     for name, (_, members) in LAYOUTS.items():
@@ -113,7 +138,11 @@ def test_layouts(compiled: dict[str, Any], name: str) -> None:
     ] == [(member, compiled[f"{name}.{member}"], compiled[f"{name}.{member}:size"]) for member in members]
     if name == "stack_sample":
         assert compiled["stack_sample.regs"] == layout.size
-        assert compiled["stack_sample.stack"] == layout.size + records.REGS_WORDS * 8
+        assert compiled["stack_sample.frame"] == layout.size + records.REGS_WORDS * 8
+        frames = records.MAX_FRAMES * records.FRAME.size
+        assert compiled["stack_sample.stack"] == compiled["stack_sample.frame"] + frames
+    elif name == "code_record":
+        assert compiled["code_record.table"] == layout.size
     else:
         assert layout.size - header == compiled[name]
 
@@ -127,7 +156,7 @@ def test_nothing_of_the_header_is_left_out() -> None:
     text = declarations()
     assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(LAYOUTS)
     defined = set(re.findall(r"^#define (\w+)", text, re.MULTILINE)) - {"COMM_LEN", "STACK_PAGE"}
-    enumerated = set(re.findall(r"^\t((?:EV|LOST)_\w+)", text, re.MULTILINE))
+    enumerated = set(re.findall(r"^\t((?:EV|LOST|LANG|WALK)_\w+)", text, re.MULTILINE))
     assert defined | enumerated == set(CONSTANTS)
 
 

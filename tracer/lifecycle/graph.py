@@ -17,6 +17,7 @@ from tracer.lifecycle.task import NS_PER_TICK, PRE_EXISTING, Fate, Task, pid_of
 from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
 
 WNOWAIT = 0x01000000
+MAX_DEAD_INITS = 1024  # remembered until what they left behind is released, some milliseconds
 _ENOSYS = 38
 _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
@@ -56,7 +57,7 @@ class Graph:
         self._dead_in_ns: dict[
             tuple[int, int], Task
         ] = {}  # by (parent, pid in a namespace), where pids differ
-        self._dead_inits: set[int] = set()  # of pid namespaces
+        self._dead_inits: dict[int, None] = {}  # of pid namespaces, the last MAX_DEAD_INITS
         self._old_zombies: dict[
             int, int
         ] = {}  # by pid: identities of those that the first scan showed as zombies
@@ -74,6 +75,7 @@ class Graph:
         self._latency = LatencyHistogram()
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
+        self._execed: list[int] = []
         self._names: dict[bytes, str] = {}
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
@@ -120,7 +122,9 @@ class Graph:
                 task.comm = names.get(comm) or self._name(comm)
                 task.threads = 0
                 if task.ns_pid == 1:
-                    self._dead_inits.add(ident)
+                    self._dead_inits[ident] = None
+                    if len(self._dead_inits) > MAX_DEAD_INITS:
+                        del self._dead_inits[next(iter(self._dead_inits))]
                 self._exits += 1
                 elder = tasks.get(task.parent)
                 if parent != task.parent or (elder is not None and 0 < elder.exited_ns <= ts):
@@ -205,6 +209,7 @@ class Graph:
                 task = tasks.get(ident)
                 if task is not None:
                     task.execs += 1
+                    self._execed.append(ident)
                     task.comm = names.get(comm) or self._name(comm)
                     self._execs += 1
                     if changed is not None:
@@ -363,6 +368,7 @@ class Graph:
         task.ns_pid = task.forker_ns_pid = seen.ns_pid
         task.threads = seen.threads
         task.root = root
+        self._execed.append(seen.id)
         if self._changed is not None:
             self._changed[task.id] = task
 
@@ -461,6 +467,12 @@ class Graph:
         return sum(not task.exited_ns for task in self.tasks.values())
 
     # --- results -----------------------------------------------------------------------------------------------
+
+    def take_execed(self) -> list[int]:
+        """Identities of living processes that exec'd, or were found, since the last call."""
+        execed = [ident for ident in self._execed if self._alive(ident)]
+        self._execed.clear()
+        return execed
 
     def take_changed(self) -> list[Task]:
         """Tasks that changed since the last call."""

