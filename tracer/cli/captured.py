@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
 from tracer.blame.attribute import Blamer
 from tracer.blame.rules import Rules
-from tracer.capture.reader import load
+from tracer.capture.reader import load, tasks
+from tracer.lifecycle.lifelines import processes
 from tracer.lifecycle.summary import About, summarize
-from tracer.trace import Trace
+from tracer.trace import Process, Stack, Trace
 
 
 def load_trace(path: str, min_age_s: float | None = None, rules: Rules | None = None) -> Trace:
@@ -27,8 +31,21 @@ def load_trace(path: str, min_age_s: float | None = None, rules: Rules | None = 
         limits=meta.limits,
         reconciliation=meta.reconciliation,
     )
-    stacks = found.stacks
+    stacks: Mapping[int, Stack] = found.stacks
     if rules is not None:
         blamer = Blamer(rules)
         stacks = {ident: blamer.attribute(stack, {}) for ident, stack in stacks.items()}
-    return summarize(found.snapshot, stacks, about)
+    lives = _Processes(path, stacks, found.snapshot.start_ns)
+    return replace(summarize(found.snapshot, stacks, about), processes=lives)
+
+
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """Reads the file when it is asked to, a row at a time; what is wrong with it then is a ``CaptureError``."""
+
+    path: str
+    stacks: Mapping[int, Stack]
+    start_ns: int
+
+    def __iter__(self) -> Iterator[Process]:
+        return processes(tasks(self.path), self.stacks, self.start_ns)
