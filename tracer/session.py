@@ -149,7 +149,8 @@ class Session:
         followed: set[int] = set()
         quiet = False
         for _ in range(MAX_PASSES):
-            self.drain()
+            # While the programs were attached one by one, the exit of a child was recorded and its wait was not.
+            self.drain(self.start_ns)
             tasks = self.graph.tasks.keys() - followed
             missing = {identity for identity in tasks if self._probe.image_of(identity) is None}
             for identity in missing:
@@ -217,8 +218,8 @@ class Session:
         tasks = self.graph.tasks
         return all(root not in tasks or tasks[root].exited_ns for root in self._roots)
 
-    def drain(self) -> int:
-        """Take all that is in the rings; returns the number of events."""
+    def drain(self, since_ns: int = 0) -> int:
+        """Take all that is in the rings; returns the number of events that were not older than ``since_ns``."""
         probe, samples = self._probe, self._samples
         end = probe.events.produced()
         for sample in probe.take_samples():  # a fork's sample is in its ring before the fork is in the other
@@ -227,7 +228,10 @@ class Session:
             else:
                 samples[sample.number] = self._stacks.add(sample)
         view = probe.events.fixed(end, EVENT.size)
-        count = self.graph.apply(EVENT.iter_unpack(view), samples)
+        events = EVENT.iter_unpack(view)
+        count = self.graph.apply(
+            (event for event in events if event[2] >= since_ns) if since_ns else events, samples
+        )
         probe.events.consume(len(view))
         self._recognise_interpreters()
         if len(samples) > MAX_FORGOTTEN:

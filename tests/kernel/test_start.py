@@ -33,7 +33,6 @@ def test_attaching_while_descendants_fork_at_full_speed(start: Start, light: boo
     program = start("churn", WORKERS)
     wait_until(lambda: len(children_of(program.pid)) == WORKERS, what="the workers")
     with Session(options_for(program.pid, light=light), record_changes=True) as session:
-        called_ns = procfs.boottime_ns()
         session.start()
         started_ns = procfs.boottime_ns()
         while procfs.boottime_ns() < started_ns + 200_000_000:
@@ -52,7 +51,7 @@ def test_attaching_while_descendants_fork_at_full_speed(start: Start, light: boo
         assert not unknown
 
     since = [fork for fork in said if fork["before_ns"] >= started_ns]
-    before = [fork for fork in said if fork["after_ns"] <= called_ns]
+    before = [fork for fork in said if fork["after_ns"] <= session.start_ns]
     assert len(since) > 20, "it did not fork: nothing was tested"
     assert len(before) > WORKERS, "it did not fork before: nothing was tested"
     found = pair(said, [task for task in tasks if task.stack != PRE_EXISTING])

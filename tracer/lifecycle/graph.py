@@ -80,7 +80,7 @@ class Graph:
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
     def begin(self, start_ns: int) -> None:
-        """The trace begins now; records of before belong to no target."""
+        """The trace begins now."""
         self._start_ns = start_ns
 
     # --- records -----------------------------------------------------------------------------------------------
