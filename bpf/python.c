@@ -163,6 +163,8 @@ static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, str
 	READ_USER(name, code + in->layout[CODE_NAME]);
 	READ_USER(table, code + in->layout[CODE_TABLE]);
 	READ_USER(first, code + in->layout[CODE_FIRSTLINENO]);
+	if (file == name && !first) /* _Py_InitCleanup, around a specialized call of a class (3.12): sys._getframe has no such */
+		return 1;
 	if (in->layout[CODE_INSTRUCTIONS])
 		position = instr - code - in->layout[CODE_INSTRUCTIONS];
 	else

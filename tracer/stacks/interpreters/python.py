@@ -23,7 +23,8 @@ from tracer.stacks.modules import Module
 from tracer.stacks.symbols import find_symbols
 
 name = "python"
-SUPPORTED = "CPython 3.8 to 3.14"
+MINORS = range(8, 15)
+SUPPORTED = f"CPython 3.{MINORS[0]} to 3.{MINORS[-1]}"
 _FILE = re.compile(r"(?:lib)?python(\d)\.?(\d+)?[a-z]*(?:\.so[.\d]*)?$")
 _SYMBOLS = ("_PyRuntime", "PyCode_Type", "Py_Version")
 _COOKIE = b"xdebugpy"
@@ -227,7 +228,10 @@ def _text(raw: bytes, length: int, size: int, kind: int, tail: bool) -> str:
     if kind in (2, 4):
         excess = len(data) % kind
         data = data[excess:] if tail else data[: len(data) - excess]
-    text = data.decode(encoding, "replace")
+    try:
+        text = data.decode(encoding, "surrogatepass")  # stray bytes of a path, as os.fsdecode has them
+    except UnicodeDecodeError:
+        text = data.decode(encoding, "replace")
     if length < size:
         return text
     return f"…{text}" if tail else f"{text}…"
