@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import pytest
 from interpreted import PROGRAMS, running
@@ -26,7 +28,7 @@ from tracer.trace import Stack, Trace
 
 pytestmark = pytest.mark.kernel
 
-Place = tuple[Optional[str], Optional[str], Optional[int]]  # function, file, line
+Place = tuple[str | None, str | None, int | None]  # function, file, line
 
 CLASS = re.compile(r"[A-Z]\w*(?:::[A-Z]\w*)*[.#](?=[^ .#]+$)")
 TOO_DEEP = "ruby is deeper than the frames that are taken"
@@ -47,9 +49,10 @@ class Ruby(NamedTuple):
         return [*prefix, self.program, inside, *arguments]
 
 
-def rubies() -> Iterator[Ruby]:
+def rubies(*, static: bool = True) -> Iterator[Ruby]:
+    """static: also those that may be unable to load an extension."""
     yield Ruby("/usr/bin/ruby")
-    for program in filter(None, os.environ.get("FORKTRACE_RUBIES", "").split(":")):
+    for program in filter(None, os.environ.get("FORKTRACE_RUBIES", "").split(":")) if static else ():
         yield Ruby(program)
     roots = os.environ.get("FORKTRACE_ROOTS")
     for program in sorted(Path(roots).glob("*/usr/bin/ruby[0-9].[0-9]")) if roots else ():
@@ -68,17 +71,23 @@ class Traced(NamedTuple):
 @pytest.fixture(scope="module", params=list(rubies()), ids=str)
 def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     ruby: Ruby = request.param
+    with directory_for(ruby, tmp_path_factory.mktemp("ruby")) as directory:
+        script = directory / "forks.rb"
+        shutil.copy(PROGRAMS / "ruby_forks.rb", script)
+        files = directory / "files"
+        files.mkdir()
+        inside = f"/{files.relative_to(ruby.root)}" if ruby.root else str(files)
+        yield trace_ruby(ruby.command(script, "--wait", inside))
+
+
+@contextmanager
+def directory_for(ruby: Ruby, here: Path) -> Iterator[Path]:
+    """A temporary one, in the root that the program runs in."""
     if ruby.root is None:
-        directory = tmp_path_factory.mktemp("ruby")
-    else:
-        directory = Path(tempfile.mkdtemp(dir=ruby.root / "tmp"))
-    script = directory / "forks.rb"
-    shutil.copy(PROGRAMS / "ruby_forks.rb", script)
-    files = directory / "files"
-    files.mkdir()
-    inside = f"/{files.relative_to(ruby.root)}" if ruby.root else str(files)
-    yield trace_ruby(ruby.command(script, "--wait", inside))
-    shutil.rmtree(directory)
+        yield here
+        return
+    with tempfile.TemporaryDirectory(dir=ruby.root / "tmp") as directory:
+        yield Path(directory)
 
 
 def trace_ruby(command: Sequence[str | Path]) -> Traced:
@@ -151,11 +160,43 @@ def test_every_fork_has_the_frames_that_the_program_says(traced: Traced) -> None
         else:
             assert stack.cut is None
         # A fiber's outermost frames in C have no place; ours have that of who resumed it.
-        seen = [s if w[1] else (s[0], None, 0) for s, w in zip(seen, said)] + seen[len(said) :]
-        different = [(s, w) for s, w in zip(seen, said) if not agree(s, w)]
+        seen = [s if w[1] else (s[0], None, 0) for s, w in zip(seen, said, strict=False)] + seen[len(said) :]
+        different = [(s, w) for s, w in zip(seen, said, strict=False) if not agree(s, w)]
         assert not different, each["way"]
         # Further out than caller_locations looks are only those who resumed the fiber.
         assert len(seen) == len(said) or (len(seen) > len(said) and seen[len(said)][0] in RESUMERS)
 
 
 RESUMERS = {"resume", "Fiber#resume", "next", "Enumerator#next"}
+
+
+@pytest.mark.parametrize("ruby", list(rubies(static=False)), ids=str)
+def test_an_extension_in_c_stays_in_its_place(ruby: Ruby, tmp_path: Path) -> None:
+    with directory_for(ruby, tmp_path) as directory:
+        build_extension(directory)
+        traced = trace_ruby(ruby.command(directory / "ruby_extension.rb", "--wait"))
+    (said,) = traced.said
+    stack = traced.stacks[said["pid"]]
+    assert stack.cut is None
+    named = [(f.language, f.function) for f in stack.frames if f.function]
+    first = named.index(("native", "forker_fork_once"))
+    assert named[first : first + 10] == [
+        ("native", "forker_fork_once"),
+        ("ruby", "Forker.fork_once"),
+        ("ruby", "Object#inner"),
+        ("ruby", "block (2 levels) in <main>"),
+        ("native", "forker_each"),
+        ("ruby", "Forker.each"),
+        ("ruby", "block in <main>"),
+        ("native", "forker_each"),
+        ("ruby", "Forker.each"),
+        ("ruby", "<main>"),
+    ]
+    assert {language for language, _ in named[first + 10 :]} == {"native"}
+
+
+def build_extension(directory: Path) -> None:
+    shutil.copy(PROGRAMS / "ruby_extension.rb", directory)
+    library = directory / "ruby_extension.so"
+    flags = ["-g", "-O2", "-fPIC", "-shared", "-Wall", "-Werror"]
+    subprocess.run(["gcc", *flags, PROGRAMS / "ruby_extension.c", "-o", library], check=True)

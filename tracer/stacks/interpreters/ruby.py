@@ -33,7 +33,8 @@ _VM, _CONTEXT, _SYMBOLS, _EXAMPLE = (
     "ruby_global_symbols",
     "rb_sym_all_symbols",
 )
-_NAMES = ("ruby_version", _VM, _CONTEXT, _SYMBOLS, "global_symbols", _EXAMPLE)
+_LOOPS = ("rb_vm_exec", "vm_exec")
+_NAMES = ("ruby_version", _VM, _CONTEXT, _SYMBOLS, "global_symbols", _EXAMPLE, *_LOOPS)
 _ADDRESSES = ("CURRENT_VM", "TLS_MODULE", "GLOBAL_SYMBOLS", "TLS_CONTEXT", "TLS_WORDS", "DTV_SIZE")
 _DTV_GLIBC, _DTV_MUSL = 16, 8  # bytes of an entry
 _MAX_TLS_WORDS = 16
@@ -41,6 +42,10 @@ _MAX_EXAMPLE = 192  # bytes of rb_sym_all_symbols looked through: it has some 15
 _RELA = struct.Struct("<QQq")  # offset, info, addend
 _DTPMOD64 = 16  # R_X86_64_DTPMOD64
 _SYMBOL_SIZE = 24
+# jmp *reg, jmp *(reg), jmp *disp8(reg); a 0xff before it is the end of a negative displacement
+_INDIRECT_JUMP = re.compile(rb"(?<!\xff)\xff[\x20-\x24\x26\x27\x60-\x67\xe0-\xe7]")
+_MANY_JUMPS = 100  # vm_exec_core has 120 to 150, other functions that run Ruby code have hardly any
+_MAX_FUNCTION = 1 << 20  # bytes
 
 _C_METHOD, _SINGLETON, _KIND_BITS = 1, 2, 8  # code_record.kinds
 _MAX_CLASS = 256
@@ -86,7 +91,8 @@ def _found(module: Module, at: int, symbols: dict[str, int], dtv_size: int) -> F
         *numbers,
         *(0,) * (records.MAX_LAYOUT - len(numbers)),
     )
-    return Found(Language.RUBY, version, module, value)
+    nameless = None if symbols.keys() & set(_LOOPS) else _Loops(module)
+    return Found(Language.RUBY, version, module, value, is_loop_at=nameless)
 
 
 def _addresses(elf: ElfFile, symbols: dict[str, int], listed: bool) -> tuple[int, ...] | None:
@@ -183,4 +189,31 @@ def _bytes(raw: bytes, length: int, size: int) -> bytes:
 
 
 def is_loop(function: str) -> bool:
-    return function in ("rb_vm_exec", "vm_exec", "vm_exec_core")
+    return function in _LOOPS
+
+
+class _Loops:
+    """Where vm_exec has no name: whether the function at an address is vm_exec_core, which it calls.
+
+    That one's instructions jump to each other (threaded code), so it is full of indirect jumps.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._known: dict[int, bool] = {}
+
+    def __call__(self, address: int) -> bool:
+        elf, table = self._module.elf, self._module.cfi
+        if elf is None or table is None:
+            return False
+        try:
+            function = table.function(address)
+            if function is None:
+                return False
+            start, end = function
+            if start not in self._known:
+                code = elf.read_at(start, min(max(end - start, 0), _MAX_FUNCTION))
+                self._known[start] = len(_INDIRECT_JUMP.findall(code)) >= _MANY_JUMPS
+        except BadElf:
+            return False
+        return self._known[start]

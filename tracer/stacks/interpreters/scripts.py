@@ -16,6 +16,7 @@ from tracer.stacks.interpreters.command import Script, Syntax, read_script
 from tracer.stacks.interpreters.merge import ScriptFrame
 from tracer.stacks.maps import AddressSpace
 
+from tracer.trace import Frame
 LANGUAGES: Final[Mapping[Language, ModuleType]] = {
     Language.PYTHON: python,
     Language.RUBY: ruby,
@@ -129,3 +130,10 @@ def _resolved(file: str | None, script: Script | None) -> str | None:
     if script is None:
         return file
     return script.path if file == script.said else file
+def is_loop(found: Found, frame: Frame) -> bool:
+    """Whether a native frame of the interpreter executes the language's."""
+    if frame.function:
+        return bool(LANGUAGES[found.language].is_loop(frame.function))
+    return bool(found.is_loop_at and frame.offset is not None and found.is_loop_at(frame.offset))
+
+
