@@ -36,6 +36,7 @@ from tracer.report.wording import (
 from tracer.trace import FailedFork, Frame, Leak, Library, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
+LATE = "the script's frames were read some milliseconds after the fork: it may have gone on to other lines"
 MAX_FRAMES = 40
 
 BAD, WARN, GOOD = "bold red", "bold yellow", "bold green"
@@ -163,6 +164,8 @@ def _stack(page: Page, stack: Stack, why_none: str = "") -> None:
         )
     if hidden := len(stack.frames) - len(rows):
         page.line("     ", (f"… {counted(hidden, 'more frame')}; --json has them all", DIM))
+    if stack.read_late:
+        page.prose(LATE, style=WARN, indent=5)
     if stack.cut:
         page.prose(f"… the stack ends here: {visible(stack.cut)}", style=WARN, indent=5)
 

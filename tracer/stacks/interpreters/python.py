@@ -16,7 +16,9 @@ from importlib.resources import files
 from tracer import records
 from tracer.records import CodeRecord, Language
 from tracer.stacks.elf import BadElf
+from tracer.stacks.interpreters import python_walk
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf, bias
+from tracer.stacks.interpreters.late import Memory, Walked
 from tracer.stacks.interpreters.python_lines import line_of_lnotab, line_of_locations, line_of_pairs
 from tracer.stacks.maps import AddressSpace
 from tracer.stacks.modules import Module
@@ -200,6 +202,12 @@ def _fields() -> tuple[str, ...]:
 
 def _layouts() -> dict[str, tuple[int, ...]]:
     return {version: tuple(layout) for version, layout in _data().items() if version[0].isdigit()}
+
+
+def walk(memory: Memory, value: bytes, thread: int) -> Walked:
+    """The frames of a thread as they are now; value: what ``find`` gave for the kernel's walker."""
+    _, _, runtime, code_type, *layout = records.INTERPRETER.unpack(value)
+    return python_walk.walk(memory, dict(zip(_fields(), layout, strict=False)), runtime, code_type, thread)
 
 
 def decode(record: CodeRecord, version: str) -> Code:
