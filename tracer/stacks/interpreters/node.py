@@ -109,8 +109,7 @@ def _read_layout(module: Module) -> tuple[int, ...]:
         except BadElf:  # in .bss, where the zeros are
             constants[symbol.removeprefix(_PREFIX)] = 0
     text = elf.section(".text")
-    trampoline = find_prefixed(elf, _TRAMPOLINE).get(_TRAMPOLINE)
-    if not constants or text is None or trampoline is None:
+    if not constants or text is None:
         raise _Unsupported("has no symbols that tell how V8 lays out its objects")
 
     def get(*prefixes: str) -> int:
@@ -128,8 +127,6 @@ def _read_layout(module: Module) -> tuple[int, ...]:
     layout = (
         text.address,
         text.address + text.size,
-        trampoline[0],
-        sum(trampoline),
         -get("off_fp_context"),
         -get("off_fp_function"),
         -get("off_fp_bytecode_array"),

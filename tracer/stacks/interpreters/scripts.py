@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Final, Protocol
 
 from tracer.records import FRAME_ENTRY, CodeRecord, Language, StackSample, Walk
-from tracer.stacks.interpreters import bash, node, python, ruby, shell
+from tracer.stacks.interpreters import bash, node, perl, php, python, ruby, shell
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf
 from tracer.stacks.interpreters.command import Script, Syntax, read_script
 from tracer.stacks.interpreters.late import Memory
@@ -23,11 +23,14 @@ LANGUAGES: Final[Mapping[Language, ModuleType]] = {
     Language.RUBY: ruby,
     Language.NODE: node,
     Language.BASH: bash,
+    Language.PHP: php,
+    Language.PERL: perl,
     Language.SHELL: shell,
 }
 # Whose frames name the script as it was started, relative to where that was.
 COMMANDS: Final[Mapping[Language, Syntax]] = {
     Language.BASH: bash.syntax,
+    Language.PERL: perl.syntax,
     Language.SHELL: shell.syntax,
 }
 COMPILED: Final = frozenset({Language.NODE})  # whose frames are in anonymous memory, too, once they are hot
