@@ -200,3 +200,30 @@ def build_extension(directory: Path) -> None:
     library = directory / "ruby_extension.so"
     flags = ["-g", "-O2", "-fPIC", "-shared", "-Wall", "-Werror"]
     subprocess.run(["gcc", *flags, PROGRAMS / "ruby_extension.c", "-o", library], check=True)
+
+
+@pytest.mark.parametrize("ruby", list(rubies()), ids=str)
+def test_the_first_fork_is_read_late(ruby: Ruby, tmp_path: Path) -> None:
+    """Before the walker is compiled; the program still stands on the line that forked."""
+    with directory_for(ruby, tmp_path) as directory:
+        script = directory / "late.rb"
+        shutil.copy(PROGRAMS / "ruby_late.rb", script)
+        with (
+            running(ruby.command(script, "--wait")) as program,
+            Session(options_for(program.pid, cache=None), record_changes=True) as session,
+        ):
+            session.start()
+            program.go()
+            (said,) = while_stepping(session, program.truth)
+            session.finish()
+            (child,) = (task for task in session.graph.take_changed() if task.pid == said["pid"])
+            stack = session._stacks.stack(child.stack)
+    assert stack.read_late
+    assert stack.cut is None
+    path = f"/{script.relative_to(ruby.root)}" if ruby.root else str(script)
+    places = [place for place in ruby_places(stack) if place[1] == path]
+    assert places == [
+        ("Object#leak", path, said["line"]),
+        ("block in <main>", path, said["line"] + 5),
+        ("<main>", path, said["line"] + 5),
+    ]
