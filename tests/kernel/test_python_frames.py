@@ -41,4 +41,4 @@ def test_every_way_to_fork(python: Path, tmp_path: Path) -> None:
     traced = trace_python([python], tmp_path)
     check(traced)
     assert traced.missing == {}
-    assert len({fork.case for fork in traced.forks}) == 38
+    assert len({fork.case for fork in traced.forks}) == 39

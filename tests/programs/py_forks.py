@@ -242,6 +242,16 @@ def case_exec_eval():
     eval(compile("fork_once()", "<é🐍>", "eval"), {"fork_once": fork_once})
 
 
+def case_executed_once():
+    """Code that is freed, and other code at the same addresses."""
+    for n in range(24):
+        body = ["", "x = 1", "x = [1]", "fork_once()", "x = 2"]
+        source = "\n".join(
+            ["def f%d():" % (n % 2), *(" " + body[(n + i) % 5] for i in range(5)), "f%d()" % (n % 2)]
+        )
+        exec(compile(source, "snippet%d.py" % (n % 3), "exec"), {"fork_once": fork_once})
+
+
 def on_signal(_number, _frame):
     fork_once()
 
