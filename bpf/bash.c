@@ -108,7 +108,7 @@ static inline void walk_bash_frames(void)
 		if (source.index < 0 || from.index < 0) {
 			/* A script's outermost is called "main"; with -c or from stdin there is none of that kind. */
 			if (command || !s->frames) {
-				code = named_code(image, LANG_BASH, 0, 0);
+				code = named_code(image, LANG_BASH, 0, 0, 0);
 				if (!add_frame(s, code, line, 0))
 					return;
 			}
@@ -118,7 +118,7 @@ static inline void walk_bash_frames(void)
 		}
 		if (name.next && READ_USER(name, name.next))
 			name.next = 0;
-		code = named_code(image, LANG_BASH, name.next && name.index >= 0 ? name.value : 0, source.value);
+		code = named_code(image, LANG_BASH, source.value, name.next && name.index >= 0 ? name.value : 0, 0);
 		if (!add_frame(s, code, line, 0))
 			break;
 		line = parse_number(from.value);

@@ -4,15 +4,14 @@
  * come from the constants that Node's file holds for debuggers (v8dbg_*), read by tracer/stacks/interpreters/node.py.
  *
  * libc keeps no frame pointers, so the chain's beginning is looked for on the stack.  A frame is JavaScript's if the
- * words where V8 keeps context and function lead to objects whose maps say so, and the function to a script.  An
- * interpreted frame has its place in the bytecode beside it; a compiled one has a function only.
+ * words where V8 keeps context and function lead to objects whose maps say so, and the function to a script; and if it has
+ * a bytecode array, or runs code that is not of the file.  An interpreted frame has its place in the bytecode beside it; a
+ * compiled one has a function only.
  */
 
 enum node_layout {
 	TEXT_START, /* of the code of the file, from the base */
 	TEXT_END,
-	TRAMPOLINE_START, /* Builtins_InterpreterEntryTrampoline */
-	TRAMPOLINE_END,
 	FP_CONTEXT, /* where a frame keeps things, below its frame pointer */
 	FP_FUNCTION,
 	FP_BYTECODE,
@@ -269,7 +268,7 @@ static inline u64 find_chain(struct stack_sample *s, struct interpreter *in, str
 /* The next frame; returns whether there may be more, else s->walk says how it ended. */
 static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, struct node_walk *w)
 {
-	u64 fp = w->fp, pc = w->pc, link[2] = { }, function = 0, shared = 0, context = 0, script = 0;
+	u64 fp = w->fp, pc = w->pc, link[2] = { }, function = 0, shared = 0, context = 0, script = 0, bytecode = 0;
 	u32 context_type = 0;
 
 	if (READ_USER(link, fp))
@@ -278,19 +277,18 @@ static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, str
 	w->pc = link[1];
 	if (READ_USER(function, fp - in->layout[FP_FUNCTION]) || READ_USER(context, fp - in->layout[FP_CONTEXT]))
 		return 0;
-	u32 interpreted = pc - in->base - in->layout[TRAMPOLINE_START] <
-			  in->layout[TRAMPOLINE_END] - in->layout[TRAMPOLINE_START];
-	u32 compiled = pc && !in_text(in, pc);
+	READ_USER(bytecode, fp - in->layout[FP_BYTECODE]);
+	u32 has_bytecode = is_of_type(in, bytecode, TYPE_BYTECODE);
 
-	if ((interpreted || compiled) && function & HEAP_OBJECT && !READ_USER(shared, function + in->layout[FUNCTION_SHARED]) &&
+	if ((has_bytecode || !in_text(in, pc)) && function & HEAP_OBJECT &&
+	    !READ_USER(shared, function + in->layout[FUNCTION_SHARED]) &&
 	    is_of_type(in, shared, TYPE_SHARED) && !READ_USER(script, shared + in->layout[SHARED_SCRIPT]) &&
 	    is_of_type(in, script, TYPE_SCRIPT) && read_type(in, context, &context_type) &&
 	    context_type >= in->layout[TYPE_CONTEXT] && context_type <= in->layout[TYPE_CONTEXT_LAST]) {
-		u64 bytecode = 0, offset = 0, positions = 0;
+		u64 offset = 0, positions = 0;
 		u32 position = NO_POSITION;
 
-		READ_USER(bytecode, fp - in->layout[FP_BYTECODE]);
-		if (is_of_type(in, bytecode, TYPE_BYTECODE)) {
+		if (has_bytecode) {
 			READ_USER(offset, fp - in->layout[FP_OFFSET]);
 			READ_USER(positions, bytecode + in->layout[BYTECODE_POSITIONS]);
 			if (!(offset & 0xffffffff)) /* else of baseline code, which keeps something else there */

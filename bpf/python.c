@@ -134,6 +134,48 @@ static inline u32 next_thread(struct stack_sample *s, struct interpreter *in, st
 	return 1;
 }
 
+/*
+ * Code that is executed once and freed is followed by other code at the same addresses, so what names a code must come
+ * from what it says: the end of its file and of its name, and its line table.
+ */
+static inline u64 mix_string(u64 ident, struct interpreter *in, u64 string)
+{
+	u64 end[4] = {};
+	u64 length = 0;
+
+	READ_USER(length, string + in->layout[STRING_LENGTH]);
+	copy_tail((u8 *)end, sizeof(end), string + in->layout[STRING_ASCII], length);
+	ident = mix(mix(ident, string), length);
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		ident = mix(ident, end[i]);
+	return ident;
+}
+
+/* A line table up to SAMPLE bytes is mixed whole, a longer one by its two ends. */
+#define SAMPLE 128
+
+static inline u64 mix_table(u64 ident, struct interpreter *in, u64 table)
+{
+	u64 words[SAMPLE / 2 / 8] = {};
+	u64 size = 0;
+	u64 at = table + in->layout[BYTES_DATA];
+
+	READ_USER(size, table + in->layout[BYTES_SIZE]);
+	ident = mix(mix(ident, table), size);
+	copy_head((u8 *)words, sizeof(words), at, size);
+#pragma unroll
+	for (int i = 0; i < SAMPLE / 2 / 8; i++)
+		ident = mix(ident, words[i]);
+	if (size < sizeof(words))
+		return ident;
+	READ_USER(words, at + size - sizeof(words));
+#pragma unroll
+	for (int i = 0; i < SAMPLE / 2 / 8; i++)
+		ident = mix(ident, words[i]);
+	return ident;
+}
+
 /* The next frame of the thread; returns as next_thread does. */
 static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, struct python_walk *w)
 {
@@ -163,14 +205,18 @@ static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, str
 	READ_USER(name, code + in->layout[CODE_NAME]);
 	READ_USER(table, code + in->layout[CODE_TABLE]);
 	READ_USER(first, code + in->layout[CODE_FIRSTLINENO]);
+	if (file == name && !first) /* _Py_InitCleanup, around a specialized call of a class (3.12): sys._getframe has no such */
+		return 1;
 	if (in->layout[CODE_INSTRUCTIONS])
 		position = instr - code - in->layout[CODE_INSTRUCTIONS];
 	else
 		position = instr;
 	/* Up to 3.10 each frame has a C loop of its own. */
 	u32 flags = !in->layout[CODE_INSTRUCTIONS] || entry ? FRAME_ENTRY : 0;
-	u64 ident = mix(mix(mix(mix(mix(s->image, code), file), name), table), first);
+	u64 ident = mix(mix(s->image, code), first);
 
+	ident = mix_string(mix_string(ident, in, file), in, name);
+	ident = mix_table(ident, in, table);
 	if (!sent_code.lookup(&ident))
 		send_python_code(in, s->image, ident, code, file, table, first);
 	if (!add_frame(s, ident, position, flags)) {

@@ -282,7 +282,7 @@ static inline void send_method(struct interpreter *in, u64 image, u64 code, u64 
 /* The class of the method that a frame is in, or in a block of; 0 outside of methods. */
 static inline u64 owner_of(struct interpreter *in, u64 body, u64 ep)
 {
-	u64 iseq = 0, method = 0, flags = 0;
+	u64 iseq = 0, method = 0;
 	struct environment env = { };
 	struct method_entry entry = { };
 	u32 type = 0;
@@ -294,17 +294,18 @@ static inline u64 owner_of(struct interpreter *in, u64 body, u64 ep)
 	for (int i = 0; i < MAX_ENV; i++) {
 		if (READ_USER(env, ep - 16))
 			return 0;
-		if (env.flags & VM_ENV_FLAG_LOCAL)
-			break;
+		u32 local = env.flags & VM_ENV_FLAG_LOCAL;
+
+		READ_USER(entry.flags, env.method);
+		if (local && (entry.flags & IMEMO_MASK) == IMEMO_SVAR)
+			READ_USER(env.method, env.method + 8); /* .cref_or_me */
+		if (!READ_USER(entry, env.method) && (entry.flags & IMEMO_MASK) == IMEMO_MENT)
+			return entry.owner; /* of define_method it is in the block's own */
+		if (local)
+			return 0;
 		ep = env.specval & ~3ULL;
 	}
-	if (!(env.flags & VM_ENV_FLAG_LOCAL) || READ_USER(flags, env.method))
-		return 0;
-	if ((flags & IMEMO_MASK) == IMEMO_SVAR) /* .cref_or_me */
-		READ_USER(env.method, env.method + 8);
-	if (READ_USER(entry, env.method) || (entry.flags & IMEMO_MASK) != IMEMO_MENT)
-		return 0;
-	return entry.owner;
+	return 0;
 }
 
 static inline void send_iseq(struct interpreter *in, u64 image, u64 code, u64 body, struct location *l, u64 ep)

@@ -54,7 +54,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A fork's user stack, leaf first.  ``cut`` says why it ends early; None when it reached the thread's start."""
+    """A fork's user stack, leaf first.  ``cut`` says why it ends early; None when it reached the thread's start.
+
+    read_late: the frames of its script were read some milliseconds after the fork, and may have gone on by then.
+    """
 
     id: int
     frames: tuple[Frame, ...]
@@ -62,6 +65,7 @@ class Stack:
     forked_by: Library | None = None
     responsible: Library | None = None
     chain: tuple[Library, ...] = ()
+    read_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,8 +304,11 @@ def _stacks(db: sqlite3.Connection) -> dict[int, Stack]:
             forked_by=_at(libraries, forked_by),
             responsible=_at(libraries, responsible),
             chain=chain_of.get(stack, ()),
+            read_late=bool(late),
         )
-        for stack, cut, forked_by, responsible in _rows(db, "SELECT * FROM stacks", int, text, number, number)
+        for stack, cut, forked_by, responsible, late in _rows(
+            db, "SELECT * FROM stacks", int, text, number, number, int
+        )
     }
 
 

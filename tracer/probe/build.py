@@ -49,6 +49,8 @@ OWN_MAPS: Final[Mapping[str, tuple[str, ...]]] = {
     "python": ("python_walk",),
     "ruby": ("ruby_walk",),
     "node": ("node_walk",),
+    "php": ("php_walk",),
+    "perl": ("perl_walk",),
 }  # by language
 RAW_TRACEPOINTS: Final = {
     "on_newtask": "task_newtask",

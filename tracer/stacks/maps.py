@@ -1,7 +1,7 @@
 """/proc/PID/maps as text -> the executable mappings of an address space, ready for a lookup by pc.
 
 Source of the format: Documentation/filesystems/proc.rst.  Only executable mappings are kept: a pc anywhere else is
-no frame.
+no frame.  (``readable`` is for those who read memory.)
 """
 
 from __future__ import annotations
@@ -67,10 +67,16 @@ def parse(text: str) -> AddressSpace:
     return AddressSpace(filter(None, map(_mapping, text.split("\n"))))
 
 
-def _mapping(line: str) -> Mapping | None:
+def readable(text: str) -> list[Mapping]:
+    """All mappings that the process itself may read, by address."""
+    found = filter(None, (_mapping(line, "r") for line in text.split("\n")))
+    return sorted(found, key=lambda mapping: mapping.start)
+
+
+def _mapping(line: str, permission: str = "x") -> Mapping | None:
     # start-end perms offset major:minor inode [blanks, path]
     fields = line.split(" ", 5)
-    if len(fields) < 5 or "x" not in fields[1]:
+    if len(fields) < 5 or permission not in fields[1]:
         return None
     try:
         start, _, end = fields[0].partition("-")
@@ -84,6 +90,7 @@ def _mapping(line: str) -> Mapping | None:
             # the kernel escapes the newline alone, so a backslash in a name stands for itself
             writable="w" in fields[1],
             path=fields[5].lstrip(" ").replace("\\012", "\n") if len(fields) > 5 else "",
+            executable="x" in fields[1],
         )
     except ValueError:
         return None

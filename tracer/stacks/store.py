@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from tracer import procfs, records, trace
@@ -20,8 +22,9 @@ from tracer.lifecycle.task import pid_of
 from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
 from tracer.stacks.interpreters.base import Found
+from tracer.stacks.interpreters.late import Memory
 from tracer.stacks.interpreters.merge import ScriptFrame, merge
-from tracer.stacks.interpreters.scripts import COMPILED, LANGUAGES, Scripts
+from tracer.stacks.interpreters.scripts import COMPILED, LANGUAGES, MISSED, Scripts, is_loop
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
 from tracer.stacks.perfmap import PerfMaps, explain, runtime_of
@@ -50,12 +53,15 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """A stack as it was taken.  found: the interpreter whose frames ``script`` are."""
+    """A stack as it was taken.  found: the interpreter whose frames ``script`` are.  late: which were read after the
+    fork.
+    """
 
     frames: tuple[RawFrame, ...]
     cut: str | None
     script: tuple[ScriptFrame, ...] = ()
     found: Found | None = None
+    late: bool = False
 
 
 class StackStore:
@@ -94,8 +100,7 @@ class StackStore:
             if sample.image
             else None
         )
-        script = self._scripts.frames(sample)
-        ident = self._intern(_Raw(frames, unwound.cut or self._scripts.cut(sample), script, found))
+        ident = self._intern(self._with_script(sample, space, frames, unwound.cut, found))
         # Cut at a page that was not in memory: next time it may be.
         whole = unwound.frames and not (unwound.cut and sample.holes)
         if ident and exact and sample.image and whole and self._is_settled(sample, found):
@@ -113,10 +118,31 @@ class StackStore:
         if space is not None and self._kernel.image_of(identity) == image:
             self._scripts.recognise(image, pid, space, partial(self._modules.of, pid))
 
+    def _with_script(
+        self,
+        sample: StackSample,
+        space: AddressSpace,
+        frames: tuple[RawFrame, ...],
+        cut: str | None,
+        found: Found | None,
+    ) -> _Raw:
+        if found is not None and self._scripts.is_missed(sample, found):
+            memory = self._open_memory(sample, space)
+            if memory is not None:
+                with memory:
+                    native = [symbolize(frame) for frame in frames]
+                    late = self._scripts.late(sample, found, memory, native, cut is None)
+                if late:
+                    return _Raw(frames, cut, late, found, late=True)
+        script = self._scripts.frames(sample)
+        if cut and script and found is not None and sample.walk == Walk.DONE:
+            cut = f"{cut}; the {LANGUAGES[found.language].name} frames are all here"
+        return _Raw(frames, cut or self._scripts.cut(sample), script, found)
+
     @staticmethod
     def _is_settled(sample: StackSample, found: Found | None) -> bool:
         """Whether the next fork of this stack would be told from another: not while a walker is still missing."""
-        return found is None or not found.value or sample.walk != Walk.NONE
+        return found is None or not found.value or sample.walk not in MISSED
 
     def stack(self, ident: int) -> trace.Stack:
         """Symbolized and attributed; remembered."""
@@ -126,18 +152,17 @@ class StackStore:
             modules = {frame.module.path: frame.module for frame in raw.frames if frame.module}
             frames = tuple(symbolize(frame) for frame in raw.frames)
             if raw.found is not None:
-                language = LANGUAGES[raw.found.language]
-                path = raw.found.module.path
-                compiled = raw.found.language in COMPILED
+                found, path = raw.found, raw.found.module.path
+                compiled = found.language in COMPILED
                 frames = merge(
                     frames,
                     raw.script,
-                    language.name,
+                    LANGUAGES[found.language].name,
                     lambda frame: frame.module == path or (compiled and frame.module is None),
-                    lambda frame: frame.module is None or language.is_loop(frame.function or ""),
+                    lambda frame: frame.module is None or is_loop(found, frame),
                 )
             finished = self._finished[ident] = self._blamer.attribute(
-                trace.Stack(ident, frames, raw.cut), modules
+                trace.Stack(ident, frames, raw.cut, read_late=raw.late), modules
             )
         return finished
 
@@ -192,6 +217,21 @@ class StackStore:
                 since_changed = space
         return since_changed
 
+    def _open_memory(self, sample: StackSample, space: AddressSpace) -> Memory | None:
+        """Of the forker while its thread is there, or of the child, which has a copy of it until it execs."""
+        forker = pid_of(sample.task)
+        for pid, tid in ((forker, sample.tid), (sample.child, sample.child)):
+            with suppress(OSError):
+                memory = Memory(pid, space)
+                stat = procfs.read_stat(pid)
+                identity = procfs.identity(stat) if stat is not None else 0
+                same = pid == sample.child or identity == sample.task
+                same_image = bool(sample.image) and self._kernel.image_of(identity) == sample.image
+                if same and same_image and Path(f"/proc/{pid}/task/{tid}").is_dir():
+                    return memory
+                memory.close()
+        return None
+
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
         """Files are opened through a process that has them mapped."""
         return self._modules.of(self._alive(sample), mapping)
@@ -227,7 +267,7 @@ class StackStore:
     def _intern(self, raw: _Raw) -> int:
         found = raw.found.module if raw.found and raw.script else None
         places = ((frame.module, frame.name or frame.vaddr) for frame in raw.frames)
-        key = (raw.cut, found, raw.script, *places)
+        key = (raw.cut, found, raw.script, raw.late, *places)
         ident = self._ids.get(key)
         if ident is None:
             if len(self._raw) >= MAX_STACKS:

@@ -21,6 +21,7 @@ class Found:
     value: ``records.INTERPRETER`` for the walker; empty where this version cannot be walked, and ``problem`` says why.
     module: the mapped file that holds its C code.  script: what it was started with, where that is of use.
     decoder: in place of the language's ``decode``, where a record says too little without its process.
+    is_loop_at: as the language's ``is_loop``, of a function without a name, by a virtual address in it.
     """
 
     language: Language
@@ -30,6 +31,7 @@ class Found:
     problem: str = ""
     script: Script | None = None
     decoder: Callable[[CodeRecord], Code] | None = None
+    is_loop_at: Callable[[int], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

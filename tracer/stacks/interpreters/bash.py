@@ -6,11 +6,10 @@ first field in 5.2.  The version is what the file itself says of its compatibili
 
 from __future__ import annotations
 
-import os
-
 from tracer import records
 from tracer.records import CodeRecord, Language
 from tracer.stacks.elf import BadElf
+from tracer.stacks.interpreters import cstrings
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf, bias
 from tracer.stacks.interpreters.command import SHELL
 from tracer.stacks.maps import AddressSpace
@@ -76,9 +75,7 @@ def hash_of(variable: str) -> int:
 
 def decode(record: CodeRecord, version: str) -> Code:
     """No function: the outermost code of -c and of standard input."""
-    file = os.fsdecode(record.file.partition(b"\0")[0])
-    function = os.fsdecode(record.name.partition(b"\0")[0])
-    return Code(file, function, lambda position: position or None)
+    return cstrings.read(record)
 
 
 def is_loop(function: str) -> bool:

@@ -38,6 +38,7 @@ class Syntax:
     long_values: frozenset[str] = frozenset()
 
 
+PERL = Syntax("eE", "", "IMmFCDix")
 SHELL = Syntax("c", "s", "oO", frozenset({"--rcfile", "--init-file"}))
 
 

@@ -70,6 +70,7 @@ class _Unsupported(Exception):
 
 def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
     """The first mapped file that is a Node."""
+    refused = None
     for mapping in space.mappings:
         if not _FILE.match(mapping.path.rpartition("/")[2]):
             continue
@@ -81,12 +82,13 @@ def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
             layout = _layout(module)
         except (BadElf, _Unsupported) as error:
             problem = f"no JavaScript frames of {module.path}: it {error}; {SUPPORTED} are supported"
-            return Found(Language.NODE, "", module, b"", problem)
+            refused = Found(Language.NODE, "", module, b"", problem)
+            continue  # a program that has its V8 in libnode
         value = records.INTERPRETER.pack(
             Language.NODE, 0, at, 0, *layout, *(0,) * (records.MAX_LAYOUT - len(layout))
         )
         return Found(Language.NODE, "", module, value, decoder=partial(decode_in, Sources(module, at)))
-    return None
+    return refused
 
 
 def _layout(module: Module) -> tuple[int, ...]:
@@ -109,8 +111,7 @@ def _read_layout(module: Module) -> tuple[int, ...]:
         except BadElf:  # in .bss, where the zeros are
             constants[symbol.removeprefix(_PREFIX)] = 0
     text = elf.section(".text")
-    trampoline = find_prefixed(elf, _TRAMPOLINE).get(_TRAMPOLINE)
-    if not constants or text is None or trampoline is None:
+    if not constants or text is None:
         raise _Unsupported("has no symbols that tell how V8 lays out its objects")
 
     def get(*prefixes: str) -> int:
@@ -128,8 +129,6 @@ def _read_layout(module: Module) -> tuple[int, ...]:
     layout = (
         text.address,
         text.address + text.size,
-        trampoline[0],
-        sum(trampoline),
         -get("off_fp_context"),
         -get("off_fp_function"),
         -get("off_fp_bytecode_array"),
@@ -252,4 +251,5 @@ def decode(record: CodeRecord, version: str) -> Code:
 
 
 def is_loop(function: str) -> bool:
-    return function.startswith(_TRAMPOLINE)
+    """V8's own code has local symbols only: in a stripped file it has no names."""
+    return not function or function.startswith(_TRAMPOLINE)

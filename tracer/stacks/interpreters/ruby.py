@@ -14,11 +14,15 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from tracer import records
 from tracer.records import CodeRecord, Language
 from tracer.stacks.elf import BadElf, ElfFile, Section
+from tracer.stacks.interpreters import ruby_walk
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf, bias
+from tracer.stacks.interpreters.late import Memory, Walked
+from tracer.stacks.interpreters.ruby_walk import KIND_BITS, KIND_C_METHOD, KIND_SINGLETON, MAX_CLASS
 from tracer.stacks.maps import AddressSpace
 from tracer.stacks.modules import Module
 from tracer.stacks.symbols import MAX_TABLE, find_symbols
@@ -33,7 +37,8 @@ _VM, _CONTEXT, _SYMBOLS, _EXAMPLE = (
     "ruby_global_symbols",
     "rb_sym_all_symbols",
 )
-_NAMES = ("ruby_version", _VM, _CONTEXT, _SYMBOLS, "global_symbols", _EXAMPLE)
+_LOOPS = ("rb_vm_exec", "vm_exec")
+_NAMES = ("ruby_version", _VM, _CONTEXT, _SYMBOLS, "global_symbols", _EXAMPLE, *_LOOPS)
 _ADDRESSES = ("CURRENT_VM", "TLS_MODULE", "GLOBAL_SYMBOLS", "TLS_CONTEXT", "TLS_WORDS", "DTV_SIZE")
 _DTV_GLIBC, _DTV_MUSL = 16, 8  # bytes of an entry
 _MAX_TLS_WORDS = 16
@@ -41,9 +46,10 @@ _MAX_EXAMPLE = 192  # bytes of rb_sym_all_symbols looked through: it has some 15
 _RELA = struct.Struct("<QQq")  # offset, info, addend
 _DTPMOD64 = 16  # R_X86_64_DTPMOD64
 _SYMBOL_SIZE = 24
-
-_C_METHOD, _SINGLETON, _KIND_BITS = 1, 2, 8  # code_record.kinds
-_MAX_CLASS = 256
+# jmp *reg, jmp *(reg), jmp *disp8(reg); a 0xff before it is the end of a negative displacement
+_INDIRECT_JUMP = re.compile(rb"(?<!\xff)\xff[\x20-\x24\x26\x27\x60-\x67\xe0-\xe7]")
+_MANY_JUMPS = 100  # vm_exec_core has 120 to 150, other functions that run Ruby code have hardly any
+_MAX_FUNCTION = 1 << 20  # bytes
 
 
 def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
@@ -86,7 +92,8 @@ def _found(module: Module, at: int, symbols: dict[str, int], dtv_size: int) -> F
         *numbers,
         *(0,) * (records.MAX_LAYOUT - len(numbers)),
     )
-    return Found(Language.RUBY, version, module, value)
+    nameless = None if symbols.keys() & set(_LOOPS) else _Loops(module)
+    return Found(Language.RUBY, version, module, value, is_loop_at=nameless)
 
 
 def _addresses(elf: ElfFile, symbols: dict[str, int], listed: bool) -> tuple[int, ...] | None:
@@ -151,9 +158,21 @@ def _hidden_symbols(elf: ElfFile, symbols: dict[str, int]) -> int | None:
 
 
 @cache
-def _layouts() -> dict[str, tuple[int, ...]]:
+def _data() -> dict[str, Any]:
     text = files(__package__).joinpath("ruby_layouts.json").read_text(encoding="utf-8")
-    return {version: tuple(layout) for version, layout in json.loads(text)["layouts"].items()}
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+def _layouts() -> dict[str, tuple[int, ...]]:
+    return {version: tuple(layout) for version, layout in _data()["layouts"].items()}
+
+
+def walk(memory: Memory, value: bytes, thread: int) -> Walked:
+    """The frames of a thread as they are now; value: what ``find`` gave for the kernel's walker."""
+    _, _, base, _, *numbers = records.INTERPRETER.unpack(value)
+    layout = dict(zip((*_ADDRESSES, *_data()["fields"]), numbers, strict=False))
+    return ruby_walk.walk(memory, layout, base, thread)
 
 
 def decode(record: CodeRecord, version: str) -> Code:
@@ -162,17 +181,17 @@ def decode(record: CodeRecord, version: str) -> Code:
     Methods are named as Ruby 3.4 does it, with their class where that could be read.  Those in C have no file.
     """
     function = _bytes(record.name, record.name_length, records.MAX_NAME)
-    owner = _bytes(record.table, record.table_length, _MAX_CLASS)
-    method = record.kinds >> _KIND_BITS
+    owner = _bytes(record.table, record.table_length, MAX_CLASS)
+    method = record.kinds >> KIND_BITS
     if owner and not owner.startswith(b"#") and 0 < method <= len(function) == record.name_length:
-        separator = b"." if record.kinds & _SINGLETON else b"#"
+        separator = b"." if record.kinds & KIND_SINGLETON else b"#"
         function = function[:-method] + owner + separator + function[-method:]
     if len(function) < record.name_length:
         function += "…".encode()
     file: str | None = None
-    if not record.kinds & _C_METHOD:
+    if not record.kinds & KIND_C_METHOD:
         file = os.fsdecode(_bytes(record.file, record.file_length, records.MAX_FILE))
-        if len(record.file) <= record.file_length:
+        if record.file_length >= records.MAX_FILE:
             file = f"…{file}"
     return Code(file, os.fsdecode(function), lambda position: position or None)
 
@@ -183,4 +202,31 @@ def _bytes(raw: bytes, length: int, size: int) -> bytes:
 
 
 def is_loop(function: str) -> bool:
-    return function in ("rb_vm_exec", "vm_exec", "vm_exec_core")
+    return function in _LOOPS
+
+
+class _Loops:
+    """Where vm_exec has no name: whether the function at an address is vm_exec_core, which it calls.
+
+    That one's instructions jump to each other (threaded code), so it is full of indirect jumps.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._known: dict[int, bool] = {}
+
+    def __call__(self, address: int) -> bool:
+        elf, table = self._module.elf, self._module.cfi
+        if elf is None or table is None:
+            return False
+        try:
+            function = table.function(address)
+            if function is None:
+                return False
+            start, end = function
+            if start not in self._known:
+                code = elf.read_at(start, min(max(end - start, 0), _MAX_FUNCTION))
+                self._known[start] = len(_INDIRECT_JUMP.findall(code)) >= _MANY_JUMPS
+        except BadElf:
+            return False
+        return self._known[start]
