@@ -12,11 +12,14 @@
 #define NS_PER_TICK 10000000 /* USER_HZ is 100 */
 
 #define STACK_PAGE 4096
+#define MAX_TABLE (4 * STACK_PAGE) /* bytes of a line table that are sent */
 #define STACK_MAX (4 * STACK_PAGE) /* bytes copied: bash needs 2-7 KB, python 2-3, ruby 3, node 9 */
 #define REGS_WORDS 21		   /* struct pt_regs, x86-64 */
 #define KNOWN_WORDS 64		   /* stack words that one known stack is recognised by */
 #define KNOWN_REGS 4		   /* and entry registers */
 #define KNOWN_WAYS 4		   /* known stacks that share image, ip and sp */
+#define MAX_FRAMES 96		   /* interpreter frames taken, innermost first */
+#define MAX_LAYOUT 48		   /* offsets that a walker is told of its interpreter */
 
 enum event_type {
 	EV_FORK = 1,
@@ -52,6 +55,25 @@ struct event {
 
 #define STACK_SAMPLE (1ULL << 63)
 
+/* A frame of an interpreter.  code names a struct code_record; position is the walker's own (python.c, ruby.c). */
+struct frame {
+	u64 code;
+	u32 position;
+	u32 flags;
+};
+
+#define FRAME_ENTRY 1u /* the last one that its invocation of the C interpreter loop executes */
+
+/* stack_sample.walk: how the walk over the interpreter's frames ended */
+enum walk {
+	WALK_NONE,	/* no interpreter is known in this image */
+	WALK_DONE,	/* to the thread's first frame */
+	WALK_TOO_DEEP,	/* MAX_FRAMES were taken */
+	WALK_NO_THREAD, /* the thread has no state of this interpreter */
+	WALK_UNREADABLE, /* memory that should hold a frame could not be read */
+	WALK_BROKEN,	/* what is there is no frame */
+};
+
 /* A stack that the kernel side did not know: travels in a ring of its own, ahead of the event that names it. */
 struct stack_sample {
 	u64 number;   /* STACK_SAMPLE | cpu << 48 | count */
@@ -62,14 +84,59 @@ struct stack_sample {
 	u32 child;    /* pid of the child, 0 when the fork failed */
 	u32 length;   /* bytes of stack */
 	u32 refused;  /* the copy ended at an unreadable page, not at STACK_MAX */
+	u32 language; /* enum language, 0 where no interpreter is known */
+	u32 walk;     /* enum walk */
+	u32 frames;
+	u32 pad;
+	u64 fingerprint; /* of the frames: part of what a known stack is recognised by */
 	u64 regs[REGS_WORDS];
+	struct frame frame[MAX_FRAMES];
 	u8 stack[STACK_MAX + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */
+};
+
+/* What a frame's code is: sent once, ahead of the first sample that names it. */
+struct code_record {
+	u64 number; /* CODE_RECORD */
+	u64 code;
+	u64 image;
+	u32 language;
+	u32 first_line;
+	u32 file_length;  /* bytes of the whole; what was copied is the end of a path, the start of a name */
+	u32 name_length;
+	u32 table_length; /* of the line table, bytes */
+	u32 kinds;	  /* the strings' encodings, the walker's own */
+	u8 file[256];
+	u8 name[128];
+	u8 table[MAX_TABLE + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */
+};
+
+#define CODE_RECORD (1ULL << 62)
+
+/* By image: which interpreter runs there, and where it keeps things. */
+enum language {
+	LANG_NONE,
+	LANG_PYTHON,
+	LANG_RUBY,
+	LANG_NODE,
+	LANG_BASH,
+	LANG_PHP,
+	LANG_PERL,
+	LANG_MAX,
+};
+
+struct interpreter {
+	u32 language; /* enum language: also its walker's place in the walkers maps */
+	u32 version;  /* 0x030b for 3.11 */
+	u64 base;     /* python: _PyRuntime; ruby: see ruby.c */
+	u64 extra;
+	u32 layout[MAX_LAYOUT]; /* offsets in bytes, by the walker's own enum */
 };
 
 struct stack_key {
 	u64 image;
 	u64 ip;
 	u64 sp;
+	u64 fingerprint;
 	u32 exec_vm;
 	u32 way;
 };

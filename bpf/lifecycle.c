@@ -106,10 +106,14 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		follow(e.task, image);
-	if (m & MODE_STACKS)
-		e.stack = take_stack(e.forker, image, e.task >> 32);
-	send(&e);
-	return 0;
+	u32 language = m & MODE_STACKS ? begin_stack(&e, e.forker, image, e.task >> 32) : LANG_MAX;
+	if (language == LANG_MAX) {
+		send(&e);
+		return 0;
+	}
+	if (language)
+		walkers.call((struct pt_regs *)ctx, language);
+	return finish_stack(); /* no interpreter, or its walker is not loaded yet */
 }
 
 /* sched_process_exec(task, old_pid, bprm).  The leader's start time moves to a thread that execs (trap 5). */
@@ -301,7 +305,7 @@ int on_waitid_return(struct syscall_return *ctx)
 	return 0;
 }
 
-static inline int failed(long ret, u32 flags)
+static inline int failed(void *ctx, long ret, u32 flags)
 {
 	struct event e = {};
 
@@ -317,17 +321,21 @@ static inline int failed(long ret, u32 flags)
 	e.flags = flags;
 	e.tid = bpf_get_current_pid_tgid();
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
-	if (mode() & MODE_STACKS)
-		e.stack = take_stack(e.task, t ? t->image : 0, 0);
-	send(&e);
-	return 0;
+	u32 language = mode() & MODE_STACKS ? begin_stack(&e, e.task, t ? t->image : 0, 0) : LANG_MAX;
+	if (language == LANG_MAX) {
+		send(&e);
+		return 0;
+	}
+	if (language)
+		call_walkers.call((struct pt_regs *)ctx, language);
+	return finish_stack();
 }
 
 int on_clone_return(struct syscall_return *ctx)
 {
 	if (ctx->ret >= 0)
 		return 0;
-	return failed(ctx->ret, argument(REG_ARG1) & CLONE_THREAD ? FAIL_THREAD : 0);
+	return failed(ctx, ctx->ret, argument(REG_ARG1) & CLONE_THREAD ? FAIL_THREAD : 0);
 }
 
 int on_clone3_return(struct syscall_return *ctx)
@@ -337,12 +345,12 @@ int on_clone3_return(struct syscall_return *ctx)
 	if (ctx->ret >= 0)
 		return 0;
 	READ_USER(flags, argument(REG_ARG1)); /* struct clone_args begins with its flags */
-	return failed(ctx->ret, FAIL_CLONE3 | (flags & CLONE_THREAD ? FAIL_THREAD : 0));
+	return failed(ctx, ctx->ret, FAIL_CLONE3 | (flags & CLONE_THREAD ? FAIL_THREAD : 0));
 }
 
 int on_fork_return(struct syscall_return *ctx)
 {
-	return failed(ctx->ret, 0);
+	return failed(ctx, ctx->ret, 0);
 }
 
 #endif

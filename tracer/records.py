@@ -38,6 +38,7 @@ EXIT_AUTOREAP: Final = 1
 FAIL_THREAD: Final = 1
 FAIL_CLONE3: Final = 2
 STACK_SAMPLE: Final = 1 << 63
+CODE_RECORD: Final = 1 << 62
 
 MODE_ALL: Final = 1
 MODE_STACKS: Final = 2
@@ -49,17 +50,51 @@ KNOWN_REGS: Final = 4
 KNOWN_WAYS: Final = 4
 STACK_MAX: Final = 4 * 4096
 
-SAMPLE_HEAD: Final = struct.Struct("=QQQQIIII")
-STACK_KEY: Final = struct.Struct("=QQQII")
+MAX_FRAMES: Final = 96
+MAX_LAYOUT: Final = 48
+FRAME_ENTRY: Final = 1
+MAX_FILE: Final = 256  # bytes of a code record's file, the end of it, and of its name, the start
+MAX_NAME: Final = 128
+MAX_TABLE: Final = 4 * 4096
+
+SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQ")
+FRAME: Final = struct.Struct("=QII")
+CODE_HEAD: Final = struct.Struct(f"=QQQIIIIII{MAX_FILE}s{MAX_NAME}s")
+INTERPRETER: Final = struct.Struct(f"=IIQQ{MAX_LAYOUT}I")
+STACK_KEY: Final = struct.Struct("=QQQQII")
 SPACE_KEY: Final = struct.Struct("=QQ")
 KNOWN_STACK: Final = struct.Struct(f"=III{KNOWN_REGS}II{KNOWN_REGS}Q{KNOWN_WORDS}I{KNOWN_WORDS}Q")
 TRACED_KEY: Final = struct.Struct("=Q")
 CONFIG: Final = struct.Struct("=I")
 
 
+class Language(IntEnum):
+    NONE = 0
+    PYTHON = 1
+    RUBY = 2
+    NODE = 3
+    BASH = 4
+    PHP = 5
+    PERL = 6
+
+
+class Walk(IntEnum):
+    """How the walk over an interpreter's frames ended (enum walk)."""
+
+    NONE = 0
+    DONE = 1
+    TOO_DEEP = 2
+    NO_THREAD = 3
+    UNREADABLE = 4
+    BROKEN = 5
+
+
 @dataclass(frozen=True, slots=True)
 class StackSample:
-    """A stack that the kernel did not know.  regs: struct pt_regs; stack: bytes from the stack pointer upwards."""
+    """A stack that the kernel did not know.  regs: struct pt_regs; stack: bytes from the stack pointer upwards.
+
+    frames: the interpreter's, innermost first, as (code, position, flags); ``code`` names a ``CodeRecord``.
+    """
 
     number: int
     image: int
@@ -68,13 +103,72 @@ class StackSample:
     tid: int
     child: int
     refused: bool
+    language: int
+    walk: int
+    fingerprint: int
     regs: bytes
+    frames: tuple[tuple[int, int, int], ...]
     stack: bytes
 
     @classmethod
     def decode(cls, payload: memoryview) -> StackSample:
-        number, image, exec_vm, task, tid, child, length, refused = SAMPLE_HEAD.unpack_from(payload)
-        start = SAMPLE_HEAD.size + REGS_WORDS * 8
-        regs = bytes(payload[SAMPLE_HEAD.size : start])
-        stack = bytes(payload[start : start + length])
-        return cls(number, image, exec_vm, task, tid, child, bool(refused), regs, stack)
+        head = SAMPLE_HEAD.unpack_from(payload)
+        number, image, exec_vm, task, tid, child, length, refused, language, walk, frames, _, fingerprint = (
+            head
+        )
+        at = SAMPLE_HEAD.size + REGS_WORDS * 8
+        regs = bytes(payload[SAMPLE_HEAD.size : at])
+        walked = tuple(FRAME.iter_unpack(payload[at : at + min(frames, MAX_FRAMES) * FRAME.size]))
+        at += MAX_FRAMES * FRAME.size
+        stack = bytes(payload[at : at + length])
+        return cls(
+            number,
+            image,
+            exec_vm,
+            task,
+            tid,
+            child,
+            bool(refused),
+            language,
+            walk,
+            fingerprint,
+            regs,
+            walked,
+            stack,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRecord:
+    """What an interpreter's frame executes.  file, name: raw bytes in the encoding that ``kinds`` tells.
+
+    table: the line table, cut to MAX_TABLE bytes of ``table_length``.
+    """
+
+    code: int
+    image: int
+    language: int
+    first_line: int
+    file_length: int
+    name_length: int
+    table_length: int
+    kinds: int
+    file: bytes
+    name: bytes
+    table: bytes
+
+    @classmethod
+    def decode(cls, payload: memoryview) -> CodeRecord:
+        _, code, image, language, first, file_length, name_length, table_length, kinds, file, name = (
+            CODE_HEAD.unpack_from(payload)
+        )
+        table = bytes(payload[CODE_HEAD.size :])
+        return cls(
+            code, image, language, first, file_length, name_length, table_length, kinds, file, name, table
+        )
+
+
+def decode_sample(payload: memoryview) -> StackSample | CodeRecord:
+    """A record of the samples ring, whichever it is."""
+    number = int.from_bytes(payload[:8], "little")
+    return StackSample.decode(payload) if number & STACK_SAMPLE else CodeRecord.decode(payload)

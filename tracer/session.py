@@ -28,7 +28,7 @@ from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
 from tracer.lifecycle.task import pid_of
 from tracer.probe.probe import Probe, ProbeOptions
-from tracer.records import EVENT
+from tracer.records import EVENT, CodeRecord
 from tracer.stacks.store import StackStore
 
 DRAIN_S = 0.05  # how long records may wait in the rings
@@ -196,15 +196,28 @@ class Session:
         probe, samples = self._probe, self._samples
         end = probe.events.produced()
         for sample in probe.take_samples():  # a fork's sample is in its ring before the fork is in the other
-            samples[sample.number] = self._stacks.add(sample)
+            if isinstance(sample, CodeRecord):
+                self._stacks.add_code(sample)
+            else:
+                samples[sample.number] = self._stacks.add(sample)
         view = probe.events.fixed(end, EVENT.size)
-        if not view:
-            return 0
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
+        self._recognise_interpreters()
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count
+
+    def _recognise_interpreters(self) -> None:
+        """In processes that exec'd: the sooner, the fewer forks go by without their script's frames."""
+        for sentence in self._probe.load_walkers():
+            self._notes[sentence] = None
+        if not self.options.probe.stacks:
+            return
+        for identity in self.graph.take_execed():
+            image = self._probe.image_of(identity)
+            if image:
+                self._stacks.recognise(identity, image)
 
     def _tick(self) -> None:
         self._look_for_losses()

@@ -6,12 +6,19 @@ because it was asked to is passed over, the first one that is left answers for t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from tracer.blame.languages import STANDARD_LIBRARY, Languages, interpreter_version
 from tracer.blame.library import ANONYMOUS, Libraries, Module
+from tracer.blame.owner import Owner
+from tracer.blame.packages import Packages
 from tracer.blame.rules import Role, Rules
 from tracer.trace import Frame, Library, Stack
+
+if TYPE_CHECKING:
+    from tracer.stacks.files import Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +30,34 @@ class _Link:
 
 
 class Blamer:
-    """Attributes stacks.  State: what ``Libraries`` has learnt of the modules."""
+    """Attributes stacks.  State: what ``Libraries`` and ``Languages`` have learnt of the files."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         self._rules = rules or Rules.shipped()
-        self._libraries = Libraries(self._rules)
+        packages = Packages()
+        self._languages = Languages(packages)
+        self._libraries = Libraries(self._rules, packages, self._languages)
 
     def library_of(self, module: Module) -> Library:
         """The library that a mapped file belongs to, without a place in it."""
         return self._libraries.of(module)
 
-    def attribute(self, stack: Stack, modules: Mapping[str, Module]) -> Stack:
+    def attribute(self, stack: Stack, modules: Mapping[str, Module], root: Root | None = None) -> Stack:
         """Fill in ``library`` of each frame, ``chain``, ``forked_by`` and ``responsible``.
 
         modules: the process's modules by path.  A frame whose library is known already keeps it; one whose module
-        is not among them is named by its path alone.  Both answers are None only for a stack without frames.
+        is not among them is named by its path alone.  root: the process's root directory, where the files of
+        interpreted frames are looked for; by default that of a module.  Both answers are None only for a stack
+        without frames.
         """
-        frames = tuple(self._with_library(frame, modules) for frame in stack.frames)
-        links = self._links(frames)
+        if root is None:
+            root = next((module.root for module in modules.values() if module.root is not None), None)
+        owners = self._owners(stack.frames, modules, root)
+        frames = tuple(
+            frame if frame.library is not None else replace(frame, library=_at(frame, owner.library))
+            for frame, owner in zip(stack.frames, owners, strict=True)
+        )
+        links = self._links(frames, owners)
         forked_by, responsible = _answers(links, any(frame.language != "native" for frame in frames))
         return replace(
             stack,
@@ -50,44 +67,109 @@ class Blamer:
             responsible=responsible,
         )
 
-    def _with_library(self, frame: Frame, modules: Mapping[str, Module]) -> Frame:
-        if frame.library is not None:
-            return frame
-        if frame.module is None:
-            library = ANONYMOUS
-        elif frame.module in modules:
-            library = self._libraries.of(modules[frame.module])
-        else:
-            library = self._libraries.unpackaged(frame.module)
-        return replace(
-            frame, library=replace(library, file=frame.file, line=frame.line, function=frame.function)
-        )
-
-    def _links(self, frames: tuple[Frame, ...]) -> list[_Link]:
-        links: list[_Link] = []
+    def _owners(
+        self, frames: Sequence[Frame], modules: Mapping[str, Module], root: Root | None
+    ) -> list[Owner]:
+        """The owner of each frame."""
         for frame in frames:
+            if path := frame.module or frame.file:
+                self._languages.notice(path, root)
+        found = [self._owner(frame, modules, root) for frame in frames]
+        owners: list[Owner] = []
+        callers: dict[
+            str, Owner
+        ] = {}  # of each language, the nearest outer one: code made at run time is theirs
+        for frame, owner in zip(reversed(frames), reversed(found), strict=True):
+            if owner is None:
+                caller = callers.get(frame.language)
+                made = Owner(Library("app", frame.file or frame.language))
+                owner = made if caller is None or caller.standard else caller
+            if frame.language != "native":
+                callers[frame.language] = owner
+            owners.append(owner)
+        owners.reverse()
+        return self._versioned(frames, owners)
+
+    def _owner(self, frame: Frame, modules: Mapping[str, Module], root: Root | None) -> Owner | None:
+        if frame.library is not None:
+            return Owner(frame.library, standard=frame.library.kind == "stdlib")
+        if frame.language != "native":
+            return self._rules.renamed(frame.file) or self._languages.owner(frame, root)
+        if frame.module is None:
+            return Owner(ANONYMOUS)
+        if frame.module in modules:
+            return Owner(self._libraries.of(modules[frame.module]))
+        return Owner(self._libraries.unpackaged(frame.module))
+
+    def _versioned(self, frames: Sequence[Frame], owners: list[Owner]) -> list[Owner]:
+        """Some of a language's own code lies in no file: its version is that of the rest of the stack."""
+        if not any(owner.standard and owner.library.version is None for owner in owners):
+            return owners
+        known = {
+            owner.library.name: owner.library.version
+            for owner in owners
+            if owner.library.kind == "stdlib" and owner.library.version is not None
+        }
+        natives = [
+            (frame.module, owner.library)
+            for frame, owner in zip(frames, owners, strict=True)
+            if frame.module is not None
+        ]
+        for name in STANDARD_LIBRARY.values():
+            if name not in known and (version := interpreter_version(name, natives)):
+                known[name] = version
+        return [
+            replace(owner, library=replace(owner.library, version=known.get(owner.library.name)))
+            if owner.library.kind == "stdlib" and owner.library.version is None
+            else owner
+            for owner in owners
+        ]
+
+    def _links(self, frames: Sequence[Frame], owners: Sequence[Owner]) -> list[_Link]:
+        links: list[_Link] = []
+        for frame, owner in zip(frames, owners, strict=True):
             library = frame.library
-            if library is not None and not (links and _same(links[-1].library, library)):
-                links.append(_Link(library, self._rules.role(frame.module, library)))
+            if library is None:
+                continue
+            same = bool(links) and _same(links[-1].library, library)
+            # of one standard library, one file starts processes for others and the next does not
+            if not same or owner.standard:
+                role = self._rules.role(frame, owner)
+                if not same or role is not links[-1].role:
+                    links.append(_Link(library, role))
         return links
+
+
+def _at(frame: Frame, library: Library) -> Library:
+    return replace(library, file=frame.file, line=frame.line, function=frame.function)
 
 
 def _same(one: Library, other: Library) -> bool:
     """One library, whatever the place in it.  A package has several files, and so several build ids."""
     if (one.kind, one.name, one.version) != (other.kind, other.name, other.version):
         return False
-    return one.kind == "deb" or one.build_id == other.build_id
+    return one.kind not in ("elf", "app") or one.build_id == other.build_id
 
 
 def _answers(links: list[_Link], has_interpreted_frames: bool) -> tuple[Library | None, Library | None]:
     """(forked_by, responsible).
 
-    An interpreter is passed over when the frames of the code that it runs are on the stack.  When they are not, that
-    code stood where the interpreter stands: to look further out would blame those who only embed the interpreter.
+    An interpreter is passed over when the frames of the code that it runs are on the stack, and so is the language's
+    own library.  When they are not, that code stood where the interpreter stands: to look further out would blame
+    those who only embed the interpreter.
     """
     passed = {Role.RUNTIME, Role.INTERPRETER} if has_interpreted_frames else {Role.RUNTIME}
-    forked_by = _innermost(links, passed) or _innermost(links, {Role.RUNTIME}) or _innermost(links, set())
-    responsible = _innermost(links, passed | {Role.WRAPPER}) or forked_by
+    own = [link for link in links if link.role not in passed and link.library.kind == "stdlib"]
+    others = [link for link in links if link.library.kind != "stdlib"]
+    forked_by = (
+        _innermost(others, passed | {Role.STANDARD})
+        # nothing but the language: whoever in it acts by itself
+        or _innermost(own, {Role.WRAPPER})
+        or _innermost(own, set())
+        or _innermost(links, {Role.RUNTIME})
+        or _innermost(links, set())
+    )
+    responsible = _innermost(others, passed | {Role.STANDARD, Role.WRAPPER}) or forked_by
     return forked_by, responsible
 
 

@@ -94,6 +94,15 @@ class Database:
         package = self._owner(os.fsencode(other))
         return package if package is not None and _same_file(self._root, path, other) else None
 
+    def files(self, package: Package, pattern: re.Pattern[bytes]) -> list[str]:
+        """The package's paths that the pattern matches as a whole."""
+        if package not in self._packages:
+            return []
+        number = self._packages.index(package)
+        start, *end = self._starts[number : number + 2]
+        lines = self._paths[start : end[0] if end else None].split(b"\n")
+        return [os.fsdecode(line) for line in lines if pattern.fullmatch(line)]
+
     def _owner(self, path: bytes) -> Package | None:
         """A diversion by one package moves the file of every other one that lists the name out of the way."""
         original = self._originals.get(path, path)
@@ -120,6 +129,15 @@ class Databases:
 
     def owner(self, root: Root, path: str) -> Package | None:
         """As ``Database.owner``; None also in a root without dpkg, or whose database cannot be read."""
+        database = self._database(root)
+        return database.owner(path) if database is not None else None
+
+    def files(self, root: Root, package: Package, pattern: re.Pattern[bytes]) -> list[str]:
+        """As ``Database.files``, for a package that ``owner`` named."""
+        database = self._database(root)
+        return database.files(package, pattern) if database is not None else []
+
+    def _database(self, root: Root) -> Database | None:
         version = _version_of(root)
         kept = self._kept.pop(root.key, None)
         if kept is None or kept[0] != version:
@@ -127,8 +145,7 @@ class Databases:
         self._kept[root.key] = kept
         if len(self._kept) > MAX_ROOTS:
             self._kept.popitem(last=False)
-        database = kept[1]
-        return database.owner(path) if database is not None else None
+        return kept[1]
 
 
 def _read(root: Root) -> Database | None:

@@ -1,4 +1,4 @@
-"""A mapped file -> the library it belongs to: a Debian package, or the file itself.
+"""A mapped file -> the library it belongs to: a language's package, the distribution's, or the file itself.
 
 It stands between ``stacks`` (whose modules it is given) and ``attribute``.  Answers are kept: a trace asks about the
 same few files for every stack.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from tracer.blame.dpkg import Databases
+from tracer.blame.languages import Languages
+from tracer.blame.packages import Packages
 from tracer.blame.rules import Role, Rules
 from tracer.stacks.elf import BadElf, ElfFile
 from tracer.trace import Library
@@ -45,11 +47,12 @@ class Module(Protocol):
 
 
 class Libraries:
-    """Names the library of each module.  State: the answers so far, and the package databases they came from."""
+    """Names the library of each module.  State: the answers so far."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, packages: Packages, languages: Languages) -> None:
         self._rules = rules
-        self._databases = Databases()
+        self._packages = packages
+        self._languages = languages
         self._answers: dict[Hashable, Library] = {}
 
     def of(self, module: Module) -> Library:
@@ -65,9 +68,15 @@ class Libraries:
     def _find(self, module: Module) -> Library:
         if not module.path or _NO_FILE.fullmatch(module.path):
             return ANONYMOUS
-        if module.root is not None and (package := self._databases.owner(module.root, module.path)):
-            version = None if _was_replaced(module, module.root) else package.version
-            return Library("deb", package.name, version, build_id=module.build_id)
+        if renamed := self._rules.renamed(module.path):
+            return replace(renamed.library, build_id=module.build_id)
+        if module.root is not None:
+            library = self._languages.owner_of_native(module.path, module.root) or self._packages.owner(
+                module.root, module.path
+            )
+            if library is not None:
+                version = None if _was_replaced(module, module.root) else library.version
+                return replace(library, version=version, build_id=module.build_id)
         return self.unpackaged(module.path, module.build_id)
 
     def unpackaged(self, path: str, build_id: str | None = None) -> Library:
@@ -76,7 +85,7 @@ class Libraries:
         if versioned := _VERSIONED.fullmatch(name):
             return Library("elf", versioned["name"], versioned["version"], build_id=build_id)
         is_program = path.startswith("/") and not _SHARED_OBJECT.fullmatch(name)
-        kind = "app" if is_program and self._rules.role(path, None) is Role.OTHER else "elf"
+        kind = "app" if is_program and self._rules.role_of_file(path) is Role.OTHER else "elf"
         return Library(kind, name, build_id=build_id)
 
 

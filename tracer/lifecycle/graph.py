@@ -74,6 +74,7 @@ class Graph:
         self._latency = LatencyHistogram()
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
+        self._execed: list[int] = []
         self._names: dict[bytes, str] = {}
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
@@ -205,6 +206,7 @@ class Graph:
                 task = tasks.get(ident)
                 if task is not None:
                     task.execs += 1
+                    self._execed.append(ident)
                     task.comm = names.get(comm) or self._name(comm)
                     self._execs += 1
                     if changed is not None:
@@ -363,6 +365,7 @@ class Graph:
         task.ns_pid = task.forker_ns_pid = seen.ns_pid
         task.threads = seen.threads
         task.root = root
+        self._execed.append(seen.id)
         if self._changed is not None:
             self._changed[task.id] = task
 
@@ -461,6 +464,12 @@ class Graph:
         return sum(not task.exited_ns for task in self.tasks.values())
 
     # --- results -----------------------------------------------------------------------------------------------
+
+    def take_execed(self) -> list[int]:
+        """Identities of living processes that exec'd, or were found, since the last call."""
+        execed = [ident for ident in self._execed if self._alive(ident)]
+        self._execed.clear()
+        return execed
 
     def take_changed(self) -> list[Task]:
         """Tasks that changed since the last call."""

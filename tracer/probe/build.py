@@ -28,7 +28,6 @@ from tracer.probe.tracefs import open_tracefs
 
 CACHE: Final = "/var/cache/forktrace"
 MAX_CACHED: Final = 8  # files; each is some 100 KB
-SOURCES: Final = ("forktrace.h", "stack.c", "lifecycle.c")
 MAPS: Final = (
     "events",
     "samples",
@@ -36,10 +35,15 @@ MAPS: Final = (
     "config",
     "lost",
     "scratch",
+    "pending",
     "sample_count",
     "known_stacks",
     "known_spaces",
+    "interpreters",
+    "walkers",
+    "call_walkers",
 )
+WALKER_MAPS: Final = ("code_scratch", "sent_code")
 RAW_TRACEPOINTS: Final = {
     "on_newtask": "task_newtask",
     "on_exec": "sched_process_exec",
@@ -79,31 +83,59 @@ def bpf_directory() -> Path:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is compiled together: files of bpf/, and the names of their maps and programs."""
+
+    sources: tuple[str, ...]
+    maps: tuple[str, ...]
+    programs: tuple[str, ...]
+
+
 def build(options: Options, cache: str | None = CACHE) -> Compiled:
     """The programs for this kernel.  ``cache=None`` neither reads nor writes one.
 
     Raises ``Unavailable`` (no BTF, no tracefs, no bcc) or ``BpfRefused``.
     """
-    directory = bpf_directory()
-    source = _source(directory)
-    key = _key(source, options)
+    return _build(_lifecycle(options), options, cache)
+
+
+def build_walker(language: str, options: Options, cache: str | None = CACHE) -> Compiled:
+    """The walker over an interpreter's frames ("python", "ruby"); it shares the maps of ``build`` by name."""
+    programs = [f"walk_{language}", *([f"walk_{language}_return"] if options.syscalls else [])]
+    sources = ("forktrace.h", "stack.c", "walker.h", f"{language}.c")
+    return _build(Unit(sources, (*MAPS, *WALKER_MAPS), tuple(programs)), options, cache)
+
+
+def is_cached(options: Options, cache: str = CACHE) -> bool:
+    """``build`` would take the programs from the cache: bcc is not needed."""
+    unit = _lifecycle(options)
+    return _read_cache(Path(cache), _key(_source(unit), unit, options)) is not None
+
+
+def _lifecycle(options: Options) -> Unit:
+    programs = [*RAW_TRACEPOINTS, "on_stack"]
+    if options.syscalls:
+        programs += ["on_stack_return", *(name for name in SYSCALL_TRACEPOINTS if name != "on_vfork_return")]
+    return Unit(("forktrace.h", "stack.c", "lifecycle.c"), MAPS, tuple(programs))
+
+
+def _build(unit: Unit, options: Options, cache: str | None) -> Compiled:
+    source = _source(unit)
+    key = _key(source, unit, options)
     if cache:
         compiled = _read_cache(Path(cache), key)
         if compiled:
             return compiled
-    compiled = _compile(source, directory, _flags(options), options)
+    compiled = _compile(source, _flags(options), unit)
     if cache:
         _write_cache(Path(cache), key, compiled)
     return compiled
 
 
-def is_cached(options: Options, cache: str = CACHE) -> bool:
-    """``build`` would take the programs from the cache: bcc is not needed."""
-    return _read_cache(Path(cache), _key(_source(bpf_directory()), options)) is not None
-
-
-def _source(directory: Path) -> str:
-    return "".join((directory / name).read_text(encoding="ascii") for name in SOURCES)
+def _source(unit: Unit) -> str:
+    directory = bpf_directory()
+    return "".join((directory / name).read_text(encoding="ascii") for name in unit.sources)
 
 
 def _flags(options: Options) -> list[str]:
@@ -127,16 +159,13 @@ def _flags(options: Options) -> list[str]:
     return [*flags, "-Wno-macro-redefined", "-Wno-unused-function"]
 
 
-def _compile(source: str, directory: Path, flags: list[str], options: Options) -> Compiled:
-    programs = [*RAW_TRACEPOINTS]
-    if options.syscalls:
-        programs += [name for name in SYSCALL_TRACEPOINTS if name != "on_vfork_return"]
+def _compile(source: str, flags: list[str], unit: Unit) -> Compiled:
     request = {
-        "headers": str(directory),
+        "headers": str(bpf_directory()),
         "source": source,
         "flags": flags,
-        "maps": list(MAPS),
-        "programs": programs,
+        "maps": list(unit.maps),
+        "programs": list(unit.programs),
     }
     done = subprocess.run(
         [sys.executable, "-m", compiler.__name__],
@@ -188,8 +217,8 @@ def _kernel_build() -> bytes:
     return notes + " ".join(platform.uname()[:5]).encode()
 
 
-def _key(source: str, options: Options) -> str:
-    parts = (str(FORMAT), source, repr(options), _bcc_version(), platform.machine(), repr(MAPS))
+def _key(source: str, unit: Unit, options: Options) -> str:
+    parts = (str(FORMAT), source, repr(unit), repr(options), _bcc_version(), platform.machine())
     digest = hashlib.sha256(_kernel_build())
     for part in parts:
         digest.update(b"\0" + part.encode())

@@ -102,15 +102,25 @@ class BpfObject:
         """
         self = cls()
         try:
-            for name, shape in compiled.maps.items():
-                sized = replace(shape, max_entries=max_entries.get(name, shape.max_entries))
-                self.maps[name] = Map(name, _create_map(name, sized), sized)
-            for name, program in compiled.programs.items():
-                self._programs[name] = self._load(name, program)
+            self.add(compiled, max_entries)
         except BaseException:
             self.close()
             raise
         return self
+
+    def add(self, compiled: Compiled, max_entries: Mapping[str, int]) -> None:
+        """More programs; maps that are there already, by name, are shared.  Raises what ``load`` raises."""
+        for name, shape in compiled.maps.items():
+            if name not in self.maps:
+                sized = replace(shape, max_entries=max_entries.get(name, shape.max_entries))
+                self.maps[name] = Map(name, _create_map(name, sized), sized)
+        for name, program in compiled.programs.items():
+            self._programs[name] = self._load(name, program)
+
+    def enter(self, prog_array: str, place: int, program: str) -> None:
+        """Make a program the target of tail calls to this place."""
+        fd = self._programs[program]
+        self.maps[prog_array].update(struct.pack("=I", place), struct.pack("=i", fd))
 
     def _load(self, name: str, program: Program) -> int:
         code = bytearray(program.instructions)

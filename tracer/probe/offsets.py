@@ -29,6 +29,7 @@ MEMBERS: Final[dict[str, tuple[str, str]]] = {
     "TASK_EXIT_CODE": ("task_struct", "exit_code"),
     "TASK_EXIT_SIGNAL": ("task_struct", "exit_signal"),
     "TASK_THREAD_PID": ("task_struct", "thread_pid"),
+    "TASK_FSBASE": ("task_struct", "thread.fsbase"),  # x86-64: the user's thread pointer
     "TASK_SIGNAL": ("task_struct", "signal"),
     "TASK_SIGHAND": ("task_struct", "sighand"),
     "MM_EXEC_VM": ("mm_struct", "exec_vm"),

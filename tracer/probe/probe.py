@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, replace
 from typing import Final
 
 from tracer import records
-from tracer.errors import BpfRefused, Unavailable
+from tracer.errors import BpfRefused, ForktraceError, Unavailable
 from tracer.probe import build
 from tracer.probe.loader import BpfObject, require_bpf
+from tracer.probe.programs import Compiled
 from tracer.probe.ring import Ring
 from tracer.probe.tracefs import open_tracefs
 
 EVENT_RING: Final = 4 << 20  # bytes: 47,000 events
 SAMPLE_RING: Final = 8 << 20  # at least 500 whole stacks
+CACHED_S: Final = 0.05  # a walker that was compiled before is there in this time
 MAX_TRACED: Final = 65_536  # processes that live (or stand as zombies) at once
 
 
@@ -38,12 +42,18 @@ class Probe:
     def __init__(self, options: ProbeOptions) -> None:
         """Load; attach nothing yet.  Raises ``Unavailable``, ``BpfRefused`` or ``NoPermission``."""
         self.options = options
-        self._object = _load(options)
+        self._object, self._build_options = _load(options)
+        self._walkers: dict[str, Future[Compiled] | None] = {}  # by language; None: loaded
+        self._compiler: ThreadPoolExecutor | None = None
         maps = self._object.maps
         self.events = Ring(maps["events"].fd, options.event_ring)
         self.samples = Ring(maps["samples"].fd, options.sample_ring)
         self._traced, self._config, self._lost = maps["traced"], maps["config"], maps["lost"]
         self._known_stacks, self._known_spaces = maps["known_stacks"], maps["known_spaces"]
+        self._interpreters = maps["interpreters"]
+        for prog_array, program in (("walkers", "on_stack"), ("call_walkers", "on_stack_return")):
+            if not options.light or prog_array == "walkers":
+                self._object.enter(prog_array, 0, program)
         self.follow_everything(False)
 
     def attach(self) -> None:
@@ -61,6 +71,8 @@ class Probe:
         self._object.detach()
 
     def close(self) -> None:
+        if self._compiler is not None:
+            self._compiler.shutdown(wait=True, cancel_futures=True)
         self.events.close()
         self.samples.close()
         self._object.close()
@@ -106,9 +118,46 @@ class Probe:
         """The mappings of this address space were read: its next stacks need no hurry."""
         self._known_spaces.update(records.SPACE_KEY.pack(image, exec_vm), b"\0\0\0\0")
 
-    def take_samples(self) -> Iterator[records.StackSample]:
+    def take_samples(self) -> Iterator[records.StackSample | records.CodeRecord]:
         for payload in self.samples.records():
-            yield records.StackSample.decode(payload)
+            yield records.decode_sample(payload)
+
+    # --- interpreters ----------------------------------------------------------------------------------------
+
+    def walk_interpreter(self, image: int, language: records.Language, value: bytes) -> None:
+        """``records.INTERPRETER``: in this image the language's frames are walked from now on.
+
+        The first call for a language loads its walker; where that must be compiled first (a second), it is done
+        beside, and stacks are native until then.
+        """
+        self._interpreters.update(records.TRACED_KEY.pack(image), value)
+        name = language.name.lower()
+        if name not in self._walkers:
+            if self._compiler is None:
+                self._compiler = ThreadPoolExecutor(1, "compiler")
+            cache = _cache(self.options)
+            future = self._compiler.submit(build.build_walker, name, self._build_options, cache)
+            self._walkers[name] = future
+            with contextlib.suppress(NotYet, ForktraceError):
+                future.result(CACHED_S)
+        self.load_walkers()
+
+    def load_walkers(self) -> list[str]:
+        """Load the walkers whose compilation is done; returns sentences about those that cannot be."""
+        problems = []
+        for name, future in self._walkers.items():
+            if future is None or not future.done():
+                continue
+            self._walkers[name] = None
+            try:
+                self._object.add(future.result(), {})
+                place = records.Language[name.upper()]
+                self._object.enter("walkers", place, f"walk_{name}")
+                if not self.options.light:
+                    self._object.enter("call_walkers", place, f"walk_{name}_return")
+            except ForktraceError as error:
+                problems.append(f"no {name} frames: {error.message}")
+        return problems
 
     # --- losses ----------------------------------------------------------------------------------------------
 
@@ -121,19 +170,23 @@ class Probe:
         return counts
 
 
-def _load(options: ProbeOptions) -> BpfObject:
+def _load(options: ProbeOptions) -> tuple[BpfObject, build.Options]:
     """The first set of programs that this kernel takes: features are tried, not guessed."""
-    require_bpf()  # before anything is compiled: who may not trace shall hear that, and nothing else
     sizes = {
         "events": options.event_ring,
         "samples": options.sample_ring,
         "traced": options.max_traced,
     }
-    cache = options.cache if os.geteuid() == 0 else None
     wanted = build.Options(syscalls=not options.light)
+    require_bpf()
     try:
-        return BpfObject.load(build.build(wanted, cache), sizes)
+        return BpfObject.load(build.build(wanted, _cache(options)), sizes), wanted
     except BpfRefused as refused:
-        with contextlib.suppress(BpfRefused, Unavailable):  # before 5.15: no bpf_task_pt_regs
-            return BpfObject.load(build.build(replace(wanted, task_pt_regs=False), cache), sizes)
+        before_5_15 = replace(wanted, task_pt_regs=False)
+        with contextlib.suppress(BpfRefused, Unavailable):
+            return BpfObject.load(build.build(before_5_15, _cache(options)), sizes), before_5_15
         raise refused
+
+
+def _cache(options: ProbeOptions) -> str | None:
+    return options.cache if os.geteuid() == 0 else None

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,12 +75,29 @@ class Root:
         finally:
             os.close(fd)
 
+    def listdir(self, path: str, limit: int) -> list[str]:
+        """The names in a directory, in no order.  Refuses more than ``limit`` names, and what is no directory."""
+        fd = self._openat2(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(fd) as entries:
+                names = [entry.name for entry in islice(entries, limit + 1)]
+        except OSError as error:
+            raise FileRefused(f"cannot list {path}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+        if len(names) > limit:
+            raise FileRefused(f"{path} has more names than the limit of {limit}")
+        return names
+
     def _locate(self, path: str) -> int:
+        return self._openat2(path, os.O_PATH)
+
+    def _openat2(self, path: str, flags: int) -> int:
         if self._fd < 0:
             raise FileRefused(f"cannot open {path}: the root directory was closed")
         if "\0" in path:
             raise FileRefused("cannot open a path that holds a NUL")
-        how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+        how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
         for _ in range(
             8
         ):  # EAGAIN: a rename elsewhere raced with "..", and the kernel could not vouch for the walk

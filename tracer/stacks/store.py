@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from tracer import procfs, records, trace
 from tracer.blame.attribute import Blamer
 from tracer.lifecycle.task import pid_of
-from tracer.records import StackSample
+from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
+from tracer.stacks.interpreters.base import Found
+from tracer.stacks.interpreters.merge import ScriptFrame, merge
+from tracer.stacks.interpreters.scripts import LANGUAGES, Scripts
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
 from tracer.stacks.symbolize import symbolize
@@ -34,6 +38,17 @@ class Kernel(Protocol):
     def image_of(self, identity: int) -> int | None: ...
     def remember_stack(self, key: bytes, value: bytes) -> None: ...
     def remember_space(self, image: int, exec_vm: int) -> None: ...
+    def walk_interpreter(self, image: int, language: records.Language, value: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A stack as it was taken.  found: the interpreter whose frames ``script`` are."""
+
+    frames: tuple[RawFrame, ...]
+    cut: str | None
+    script: tuple[ScriptFrame, ...] = ()
+    found: Found | None = None
 
 
 class StackStore:
@@ -43,11 +58,12 @@ class StackStore:
         self._kernel = kernel
         self._modules = Modules()
         self._blamer = Blamer()
+        self._scripts = Scripts(kernel)
         self._spaces: OrderedDict[tuple[int, int], AddressSpace] = OrderedDict()
         self._latest: OrderedDict[int, AddressSpace] = OrderedDict()  # by image, whatever its mappings were
         self._ids: dict[tuple[object, ...], int] = {}
-        self._raw: list[tuple[tuple[RawFrame, ...], str | None]] = []
-        self._ways: dict[tuple[int, int, int, int], int] = {}
+        self._raw: list[_Raw] = []
+        self._ways: dict[tuple[int, int, int, int, int], int] = {}
         self._finished: dict[int, trace.Stack] = {}
         self.dropped = 0
 
@@ -60,26 +76,57 @@ class StackStore:
         sp = regs[registers.SP]
         space, exact = self._space(sample)
         if space is None:
-            return self._intern((), GONE)
-        unwound = unwind(space, partial(self._module, sample), regs, sp, sample.stack)
-        ident = self._intern(unwound.frames, unwound.cut)
-        if ident and exact and sample.image and unwound.frames:
+            return self._intern(_Raw((), GONE))
+        modules = partial(self._module, sample)
+        unwound = unwind(space, modules, regs, sp, sample.stack)
+        found = self._scripts.recognise(sample.image, space, modules) if sample.image else None
+        script = self._scripts.frames(sample)
+        ident = self._intern(_Raw(unwound.frames, unwound.cut or self._scripts.cut(sample), script, found))
+        if ident and exact and sample.image and unwound.frames and self._is_settled(sample, found):
             self._tell_kernel(sample, regs, sp, ident, unwound)
         return ident
+
+    def add_code(self, record: CodeRecord) -> None:
+        """What a script frame of the samples to come executes."""
+        self._scripts.add_code(record)
+
+    def recognise(self, identity: int, image: int) -> None:
+        """A process has started or exec'd: look for an interpreter in it before it forks."""
+        pid = pid_of(identity)
+        space = _read_maps(pid)
+        if space is not None and self._kernel.image_of(identity) == image:
+            self._scripts.recognise(image, space, partial(self._modules.of, pid))
+
+    @staticmethod
+    def _is_settled(sample: StackSample, found: Found | None) -> bool:
+        """Whether the next fork of this stack would be told from another: not while a walker is still missing."""
+        return found is None or not found.value or sample.walk != Walk.NONE
 
     def stack(self, ident: int) -> trace.Stack:
         """Symbolized and attributed; remembered."""
         finished = self._finished.get(ident)
         if finished is None:
-            frames, cut = self._raw[ident - 1]
-            modules = {frame.module.path: frame.module for frame in frames if frame.module}
-            stack = trace.Stack(ident, tuple(symbolize(frame) for frame in frames), cut)
-            finished = self._finished[ident] = self._blamer.attribute(stack, modules)
+            raw = self._raw[ident - 1]
+            modules = {frame.module.path: frame.module for frame in raw.frames if frame.module}
+            frames = tuple(symbolize(frame) for frame in raw.frames)
+            if raw.found is not None:
+                language = LANGUAGES[raw.found.language]
+                path = raw.found.module.path
+                frames = merge(
+                    frames,
+                    raw.script,
+                    language.name,
+                    lambda frame: frame.module == path,
+                    lambda frame: language.is_loop(frame.function or ""),
+                )
+            finished = self._finished[ident] = self._blamer.attribute(
+                trace.Stack(ident, frames, raw.cut), modules
+            )
         return finished
 
     def notes(self) -> tuple[str, ...]:
         """What could not be read of the mapped files, a sentence each."""
-        return self._modules.notes()
+        return (*self._scripts.notes, *self._modules.notes())
 
     def close(self) -> None:
         self._spaces.clear()
@@ -113,15 +160,11 @@ class StackStore:
             identity = procfs.identity(stat)
             if pid != sample.child and identity != sample.task:
                 continue  # the pid is another process's by now
-            try:
-                with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
-                    text = file.read().decode("utf-8", "surrogateescape")
-            except OSError:
-                continue
+            space = _read_maps(pid)
             if sample.image and self._kernel.image_of(identity) != sample.image:
                 continue  # it has run another program since
-            if text:
-                return maps.parse(text)
+            if space is not None:
+                return space
         return None
 
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
@@ -132,14 +175,15 @@ class StackStore:
 
     # --- ids -----------------------------------------------------------------------------------------------
 
-    def _intern(self, frames: tuple[RawFrame, ...], cut: str | None) -> int:
-        key = (cut, *((frame.module, frame.vaddr) for frame in frames))
+    def _intern(self, raw: _Raw) -> int:
+        found = raw.found.module if raw.found and raw.script else None
+        key = (raw.cut, found, raw.script, *((frame.module, frame.vaddr) for frame in raw.frames))
         ident = self._ids.get(key)
         if ident is None:
             if len(self._raw) >= MAX_STACKS:
                 self.dropped += 1
                 return 0
-            self._raw.append((frames, cut))
+            self._raw.append(raw)
             ident = self._ids[key] = len(self._raw)
         return ident
 
@@ -149,7 +193,7 @@ class StackStore:
         words, used = unwound.words, sorted(unwound.registers)
         if len(words) > records.KNOWN_WORDS or len(used) > records.KNOWN_REGS:
             return
-        key = sample.image, regs[registers.RA], sp, sample.exec_vm
+        key = sample.image, regs[registers.RA], sp, sample.fingerprint, sample.exec_vm & 0xFFFFFFFF
         way = self._ways.get(key, 0)
         if len(self._ways) >= MAX_WAYS:
             self._ways.clear()
@@ -170,6 +214,16 @@ class StackStore:
             *(0,) * unused_words,
         )
         self._kernel.remember_stack(records.STACK_KEY.pack(*key, way), value)
+
+
+def _read_maps(pid: int) -> AddressSpace | None:
+    """None for a process that is gone, or has no memory any more."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
+            text = file.read().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    return maps.parse(text) if text else None
 
 
 def _keep(cache: OrderedDict, key: object, space: AddressSpace) -> None:  # type: ignore[type-arg]

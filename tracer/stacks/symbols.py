@@ -144,3 +144,25 @@ def mini_debug_file(elf: ElfFile) -> ElfFile | None:
     if not unpacker.eof:
         raise BadElf("has a .gnu_debugdata that is too large or ends early")
     return ElfFile(BytesSource(data), f"{elf.name} (.gnu_debugdata)")
+
+
+def find_symbols(elf: ElfFile, names: Sequence[str]) -> dict[str, int]:
+    """Virtual addresses of the named symbols, functions or data, that the file defines.  Raises BadElf."""
+    found: dict[str, int] = {}
+    for section in elf.sections:
+        if section.kind not in ("SHT_DYNSYM", "SHT_SYMTAB") or section.link >= len(elf.sections):
+            continue
+        strings = elf.contents(elf.sections[section.link], MAX_TABLE)
+        wanted: dict[int, str] = {}
+        for name in names:
+            at = strings.find(name.encode() + b"\0")
+            while at >= 0:
+                wanted[at] = name
+                at = strings.find(name.encode() + b"\0", at + 1)
+        data = elf.contents(section, MAX_TABLE)
+        for offset, _, _, index, value, _ in _ENTRY.iter_unpack(
+            data[: len(data) // _ENTRY.size * _ENTRY.size]
+        ):
+            if index and value and offset in wanted:
+                found.setdefault(wanted[offset], value)
+    return found

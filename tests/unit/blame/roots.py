@@ -37,3 +37,11 @@ def make_files(directory: Path, *paths: str) -> None:
         file = directory / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
+
+
+def make_texts(directory: Path, *files: dict[str, str]) -> None:
+    """Files by their paths in the root."""
+    for path, text in ((path, text) for some in files for path, text in some.items()):
+        file = directory / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from tracer.blame.attribute import Blamer
-from tracer.blame.rules import Role, Rules
+from tracer.blame.rules import IN_DATA, Role, Rules
 from tracer.trace import Frame, Library, Stack
 
 from .roots import make_database, root_at, stanza
@@ -190,11 +190,17 @@ def test_attributing_twice_changes_nothing(modules: dict[str, FakeModule]) -> No
     ],
 )
 def test_roles_of_files(path: str, role: Role) -> None:
-    assert Rules.shipped().role(path, None) is role
+    assert Rules.shipped().role_of_file(path) is role
 
 
 def test_the_rules_are_a_data_file_without_doubles() -> None:
     data = json.loads(files("tracer.blame").joinpath("rules.json").read_text("utf-8"))
-    roles = [data[role.value] for role in Role if role is not Role.OTHER]
-    patterns = [pattern for role in roles for pattern in role["files"] + role["packages"]]
+    patterns = [pattern for role in IN_DATA for pattern in _patterns(data[role.value])]
     assert len(patterns) == len(set(patterns))
+
+
+def _patterns(part: object, where: str = "") -> list[tuple[str, str]]:
+    """(what it is a pattern of, pattern)"""
+    if isinstance(part, dict):
+        return [found for key, inner in part.items() for found in _patterns(inner, f"{where}.{key}")]
+    return [(where, pattern) for pattern in part] if isinstance(part, list) else []

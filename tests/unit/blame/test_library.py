@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -13,7 +14,9 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from tracer.blame import library as library_module
+from tracer.blame.languages import Languages
 from tracer.blame.library import ANONYMOUS, Libraries
+from tracer.blame.packages import Packages
 from tracer.blame.rules import Rules
 from tracer.stacks import maps
 from tracer.stacks.files import Root
@@ -32,7 +35,8 @@ class FakeModule:
 
 @pytest.fixture
 def libraries() -> Libraries:
-    return Libraries(Rules.shipped())
+    packages = Packages()
+    return Libraries(Rules.shipped(), packages, Languages(packages))
 
 
 @pytest.mark.parametrize(
@@ -135,5 +139,6 @@ def test_the_modules_of_this_process(libraries: Libraries) -> None:
     assert found[VDSO].kind == "elf"
     for path, library in found.items():
         if "/site-packages/" in path:
-            assert (library.kind, library.name, library.version) == ("elf", path.rpartition("/")[2], None)
+            assert library.kind == "python"
+            assert importlib.metadata.version(library.name) == library.version
             assert library.build_id is not None

@@ -75,6 +75,27 @@ def test_files_of_procfs_are_not_read() -> None:
     assert Root(os.open("/", os.O_PATH)).read("/proc/self/status", 100) == b""
 
 
+def test_a_directory_s_names(root: Root, tmp_path: Path) -> None:
+    assert sorted(root.listdir("/", 2)) == ["dir", "file"]
+    assert root.listdir("/dir", 0) == []
+    (tmp_path / "root" / "dir" / os.fsdecode(b"\xff")).touch()
+    assert root.listdir("/dir/../dir", 10) == [os.fsdecode(b"\xff")]
+
+
+def test_what_is_not_listed(root: Root, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "root" / "fifo")
+    for link, target in {"link": "../..", "absolute": str(tmp_path)}.items():
+        (tmp_path / "root" / link).symlink_to(target)
+    with pytest.raises(FileRefused, match="/ has more names than the limit of 4"):
+        root.listdir("/", 4)
+    for name in ("/file", "/fifo"):
+        with pytest.raises(FileRefused, match="Not a directory"):
+            root.listdir(name, 10)
+    with pytest.raises(FileRefused, match="No such file"):
+        root.listdir("/absolute", 10)
+    assert len(root.listdir("/link", 10)) == 5  # ".." of the root is the root
+
+
 def test_what_is_not_there(root: Root) -> None:
     with pytest.raises(FileRefused, match="cannot open /nothing: No such file or directory"):
         root.open("/nothing")

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The frames of CPython 3.8 to 3.14.  Offsets come from tracer/stacks/interpreters/python.py: from _Py_DebugOffsets of
+ * the target's own file where it has them (3.13), else from a data file.
+ *
+ * The thread is looked for by its pthread_self: the holder of the GIL is often another one, since Popen (3.11.4),
+ * os.system and ctypes release it around the fork.
+ */
+
+enum python_layout {
+	RUNTIME_INTERPRETERS, /* _PyRuntimeState.interpreters.head */
+	INTERP_THREADS,	      /* PyInterpreterState.threads.head */
+	INTERP_NEXT,
+	THREAD_NEXT, /* PyThreadState.next */
+	THREAD_ID,
+	THREAD_FRAME, /* .frame (3.10), .cframe (3.12), .current_frame */
+	CFRAME_FRAME, /* + 1 of _PyCFrame.current_frame (3.11, 3.12); 0: there is none */
+	FRAME_CODE,   /* .f_code, .f_executable */
+	FRAME_BACK,   /* .f_back, .previous */
+	FRAME_INSTR,  /* .f_lasti, .prev_instr, .instr_ptr */
+	FRAME_OWNER,  /* 0: there is none */
+	FRAME_IS_ENTRY, /* .is_entry (3.11); 0: there is none */
+	CODE_FILENAME,
+	CODE_NAME, /* .co_qualname where it is */
+	CODE_FIRSTLINENO,
+	CODE_TABLE, /* .co_lnotab, .co_linetable */
+	CODE_INSTRUCTIONS, /* .co_code_adaptive; 0: FRAME_INSTR holds an index */
+	OBJECT_TYPE,
+	STRING_LENGTH,
+	STRING_STATE,
+	STRING_STATE_SHIFT, /* where the bit field "kind" begins */
+	STRING_ASCII,	    /* sizeof PyASCIIObject */
+	STRING_COMPACT,	    /* sizeof PyCompactUnicodeObject */
+	BYTES_SIZE,
+	BYTES_DATA,
+	SHIM_OWNER, /* FRAME_OWNED_BY_CSTACK or _BY_INTERPRETER (3.12): a frame without code that begins a C loop */
+	CODE_TAG,   /* low bits of FRAME_CODE that are no address (3.14) */
+};
+
+#define MAX_THREADS 1024 /* looked at, of all interpreters */
+#define MAX_WALKED (MAX_FRAMES * 2)
+
+static inline void send_string(struct interpreter *in, u64 string, u8 *to, u32 size, u32 tail, u32 *length, u32 *kind)
+{
+	u64 chars = 0;
+	u32 state = 0;
+
+	to[0] = 0;
+	READ_USER(chars, string + in->layout[STRING_LENGTH]);
+	READ_USER(state, string + in->layout[STRING_STATE]);
+	state >>= in->layout[STRING_STATE_SHIFT] & 31; /* kind: 3 bits, compact: 1, ascii: 1 */
+	*kind = state & 7;
+	u64 bytes = chars * (*kind ? *kind : 1);
+	u64 data = string + (state & 16 ? in->layout[STRING_ASCII] : in->layout[STRING_COMPACT]);
+
+	*length = bytes > 0xffffffff ? 0xffffffff : bytes;
+	if (tail)
+		copy_tail(to, size, data, bytes);
+	else
+		copy_head(to, size, data, bytes);
+}
+
+static inline void send_python_code(struct interpreter *in, u64 image, u64 id, u64 code, u64 file, u64 table, u32 first)
+{
+	int zero = 0;
+	struct code_record *c = code_scratch.lookup(&zero);
+	u64 name = 0, length = 0;
+	u32 file_kind = 0, name_kind = 0;
+
+	if (!c)
+		return;
+	c->code = id;
+	c->image = image;
+	c->language = LANG_PYTHON;
+	c->first_line = first;
+	READ_USER(name, code + in->layout[CODE_NAME]);
+	send_string(in, file, c->file, sizeof(c->file), 1, &c->file_length, &file_kind);
+	send_string(in, name, c->name, sizeof(c->name), 0, &c->name_length, &name_kind);
+	c->kinds = file_kind | name_kind << 8;
+	READ_USER(length, table + in->layout[BYTES_SIZE]);
+	c->table_length = length > 0xffffffff ? 0xffffffff : length;
+	if (length > MAX_TABLE)
+		length = MAX_TABLE;
+	asm volatile("" : "+r"(length));
+	length &= 2 * MAX_TABLE - 1;
+	if (length > MAX_TABLE)
+		return;
+	if (bpf_probe_read_user(c->table, length, (void *)(table + in->layout[BYTES_DATA])))
+		c->table_length = length = 0;
+	send_code(c, length);
+}
+
+static inline void walk_python_frames(void)
+{
+	int zero = 0;
+	struct stack_sample *s = scratch.lookup(&zero);
+
+	if (!s)
+		return;
+	u64 image = s->image;
+	struct interpreter *in = interpreters.lookup(&image);
+	if (!in)
+		return;
+	u64 self = 0, interp = 0, thread = 0, id = 0, frame = 0;
+	u32 found = 0;
+
+	READ(self, bpf_get_current_task(), TASK_FSBASE);
+	READ_USER(interp, in->base + in->layout[RUNTIME_INTERPRETERS]);
+	READ_USER(thread, interp + in->layout[INTERP_THREADS]);
+	s->walk = WALK_NO_THREAD;
+	for (int i = 0; i < MAX_THREADS; i++) {
+		if (!thread) {
+			if (!interp || READ_USER(interp, interp + in->layout[INTERP_NEXT]) || !interp)
+				break;
+			READ_USER(thread, interp + in->layout[INTERP_THREADS]);
+			continue;
+		}
+		if (READ_USER(id, thread + in->layout[THREAD_ID]))
+			break;
+		if (id == self) {
+			found = 1;
+			break;
+		}
+		if (READ_USER(thread, thread + in->layout[THREAD_NEXT]))
+			break;
+	}
+	if (!found)
+		return;
+
+	s->walk = WALK_UNREADABLE;
+	if (READ_USER(frame, thread + in->layout[THREAD_FRAME]))
+		return;
+	if (in->layout[CFRAME_FRAME] && READ_USER(frame, frame + in->layout[CFRAME_FRAME] - 1))
+		return;
+	for (int i = 0; i < MAX_WALKED; i++) {
+		if (!frame) {
+			mark_entry(s);
+			s->walk = WALK_DONE;
+			return;
+		}
+		u64 code = 0, back = 0, type = 0, file = 0, name = 0, table = 0, instr = 0;
+		u32 first = 0, position = 0;
+		u8 owner = 0, entry = 0;
+
+		if (READ_USER(code, frame + in->layout[FRAME_CODE]) || READ_USER(back, frame + in->layout[FRAME_BACK]))
+			return;
+		code &= ~(u64)in->layout[CODE_TAG];
+		if (in->layout[FRAME_OWNER])
+			READ_USER(owner, frame + in->layout[FRAME_OWNER]);
+		if (in->layout[SHIM_OWNER] && owner >= in->layout[SHIM_OWNER]) {
+			mark_entry(s);
+			frame = back;
+			continue;
+		}
+		READ_USER(instr, frame + in->layout[FRAME_INSTR]);
+		if (in->layout[FRAME_IS_ENTRY])
+			READ_USER(entry, frame + in->layout[FRAME_IS_ENTRY]);
+		frame = back;
+		if (READ_USER(type, code + in->layout[OBJECT_TYPE]))
+			return;
+		if (type != in->extra) {
+			s->walk = WALK_BROKEN;
+			return;
+		}
+		READ_USER(file, code + in->layout[CODE_FILENAME]);
+		READ_USER(name, code + in->layout[CODE_NAME]);
+		READ_USER(table, code + in->layout[CODE_TABLE]);
+		READ_USER(first, code + in->layout[CODE_FIRSTLINENO]);
+		if (in->layout[CODE_INSTRUCTIONS])
+			position = instr - code - in->layout[CODE_INSTRUCTIONS];
+		else
+			position = instr;
+		/* Up to 3.10 each frame has a C loop of its own. */
+		u32 flags = !in->layout[CODE_INSTRUCTIONS] || entry ? FRAME_ENTRY : 0;
+		u64 ident = mix(mix(mix(mix(mix(image, code), file), name), table), first);
+
+		if (!sent_code.lookup(&ident))
+			send_python_code(in, image, ident, code, file, table, first);
+		if (!add_frame(s, ident, position, flags)) {
+			s->walk = WALK_TOO_DEEP;
+			return;
+		}
+	}
+	s->walk = WALK_TOO_DEEP;
+}
+
+int walk_python(struct bpf_raw_tracepoint_args *ctx)
+{
+	walk_python_frames();
+	walkers.call((struct pt_regs *)ctx, LANG_NONE);
+	return 0;
+}
+
+int walk_python_return(struct pt_regs *ctx)
+{
+	walk_python_frames();
+	call_walkers.call(ctx, LANG_NONE);
+	return 0;
+}

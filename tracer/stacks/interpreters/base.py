@@ -1,0 +1,57 @@
+"""What a language gives: where it is, what its code records say, and at which line a frame stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracer.records import CodeRecord, Language
+from tracer.stacks.maps import AddressSpace, Mapping
+from tracer.stacks.modules import Module
+
+ModuleOf = Callable[[Mapping], Module | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An interpreter in an address space.
+
+    value: ``records.INTERPRETER`` for the walker; empty where this version cannot be walked, and ``problem`` says why.
+    module: the mapped file that holds its C code.
+    """
+
+    language: Language
+    version: str
+    module: Module
+    value: bytes
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What frames execute.  line: from a frame's position to the source line, None where it is not known."""
+
+    file: str
+    function: str
+    line: Callable[[int], int | None]
+
+
+class Interpreter(Protocol):
+    """One language; its modules in this package satisfy it by their functions."""
+
+    name: str  # as trace.Frame.language has it
+
+    def find(self, space: AddressSpace, modules: ModuleOf) -> Found | None: ...
+
+    def decode(self, record: CodeRecord, version: str) -> Code: ...
+
+    def is_loop(self, function: str) -> bool:
+        """A C function that executes the language's frames."""
+        ...
+
+
+def bias(mapping: Mapping, module: Module) -> int:
+    """Address in memory minus virtual address in the file; ``module.elf`` must be there."""
+    assert module.elf is not None
+    return mapping.start - module.elf.vaddr(mapping.offset)
