@@ -106,7 +106,8 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		follow(e.task, image);
-	u32 language = m & MODE_STACKS ? begin_stack(&e, e.forker, image, e.task >> 32) : LANG_MAX;
+	/* No stacks of strangers, while the tracer starts: they would fill the ring. */
+	u32 language = t && m & MODE_STACKS ? begin_stack(&e, e.forker, image, e.task >> 32) : LANG_MAX;
 	if (language == LANG_MAX) {
 		send(&e);
 		return 0;
@@ -114,6 +115,7 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	if (language)
 		walkers.call((struct pt_regs *)ctx, language);
 	return finish_stack(); /* no interpreter, or its walker is not loaded yet */
+}
 }
 
 /* sched_process_exec(task, old_pid, bprm).  The leader's start time moves to a thread that execs (trap 5). */

@@ -1,8 +1,8 @@
 """A live trace from start to report: the probe, the graph, the stacks and the capture, joined.
 
-Start order (trap 15): follow the targets, attach with every process of the host recorded, scan /proc, follow what it
-shows below the targets and what those forked meanwhile; then record the followed ones alone.  A child forked by a
-followed process is followed by the kernel, so from there on nothing is missed.
+Start order (trap 15): follow the targets and all below them, attach with every process of the host recorded, scan
+/proc, follow what it shows below the targets and what those forked meanwhile; then record the followed ones alone.
+A child forked by a followed process is followed by the kernel, so from there on nothing is missed.
 """
 
 from __future__ import annotations
@@ -108,8 +108,7 @@ class Session:
             identities += cgroup_members(self.options.cgroup)
             if not identities:
                 raise ForktraceError(f"no process is in the cgroup {self.options.cgroup}", "start it first")
-        for identity in identities:
-            self._follow(identity)
+        self._follow_those_there(identities)
         self._probe.follow_everything(True)
         self._probe.attach()
         self.started_at = time.time()
@@ -133,6 +132,16 @@ class Session:
         self._next_sweep = time.monotonic() + SWEEP_S
         if self.capture is not None:  # the targets are known now
             self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+
+    def _follow_those_there(self, identities: list[int]) -> None:
+        """Before anything is attached, so that hardly anybody of ours forks unfollowed, and without a stack."""
+        stats = procfs.scan()
+        if self.options.everything:
+            found = [stat for stat in stats.values() if not stat.is_kernel_thread]
+        else:
+            found = [stats[pid] for pid in procfs.descendants(stats, map(pid_of, identities))]
+        for identity in {*identities, *map(procfs.identity, found)}:
+            self._follow(identity)
 
     def _add_targets(self, stats: dict[int, procfs.Stat], wanted: list[int]) -> None:
         identities = [identity for identity in wanted if _lives(stats.get(pid_of(identity)), identity)]

@@ -124,7 +124,7 @@ class Graph:
                     self._dead_inits.add(ident)
                 self._exits += 1
                 elder = tasks.get(task.parent)
-                if parent != task.parent or (elder is not None and elder.exited_ns):
+                if parent != task.parent or (elder is not None and 0 < elder.exited_ns <= ts):
                     task.fate = Fate.ORPHANED
                 elif flags & EXIT_AUTOREAP:
                     task.fate = Fate.AUTOREAPED
