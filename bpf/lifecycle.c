@@ -116,7 +116,6 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 		walkers.call((struct pt_regs *)ctx, language);
 	return finish_stack(); /* no interpreter, or its walker is not loaded yet */
 }
-}
 
 /* sched_process_exec(task, old_pid, bprm).  The leader's start time moves to a thread that execs (trap 5). */
 int on_exec(struct bpf_raw_tracepoint_args *ctx)
