@@ -31,6 +31,7 @@ enum event_type {
 	EV_THREAD,	/* a thread was created */
 	EV_THREAD_EXIT, /* a thread ended, its process lives on */
 	EV_FAIL,	/* clone, clone3, fork or vfork failed */
+	EV_WAIT_PLACE,	/* the stack of a wait call, once a place */
 };
 
 /* event.flags; of EV_WAIT4 and EV_WAITID: the call's options */
@@ -160,6 +161,29 @@ struct space_key {
 
 struct traced {
 	u64 image;
+};
+
+/* The wait calls of a process that returned, by what they would take: any child, or some named ones. */
+struct waits {
+	u64 any_calls;
+	u64 any_last_ns;
+	u64 any_empty_ns; /* the last that found nothing, WNOHANG or ECHILD */
+	u64 some_calls;
+	u64 some_last_ns;
+	u64 some_empty_ns;
+	u32 any_options; /* of all the calls, or-ed */
+	u32 some_options;
+	s32 some_target; /* of the last call */
+	u32 pad;
+};
+
+#define WAIT_ANY (-1)
+#define WAIT_OTHER ((s32)0x80000000) /* the caller's process group, or a pidfd */
+
+struct wait_site {
+	u64 image;
+	u64 ip;
+	u64 sp;
 };
 
 /* config.mode */
