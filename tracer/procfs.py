@@ -9,6 +9,7 @@ A scan is no snapshot: processes come and go while it runs.  What is gone by the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
@@ -22,6 +23,8 @@ from tracer.lifecycle.task import NS_PER_TICK, task_id
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h
 _CAP_SYS_PTRACE = 19
+_WAIT4, _WAITID = {"x86_64": (61, 247), "aarch64": (260, 95)}.get(platform.machine(), (-1, -1))
+MAX_THREADS = 64  # of one process, looked at
 _SIGCHLD = 17
 _MAX_STAT = 4096  # a comm of 64 bytes and 52 numbers of at most 20 digits stay far below
 _READ = 1 << 16  # a sysctl allocates as much as it is asked for
@@ -61,6 +64,7 @@ class Status:
     tgid: the process that this id belongs to; another number than pid when pid is a thread.
     ns_tgids, ns_pids: the ids in each nested pid namespace, the reader's first, its own innermost one last.
     sig_ignored, sig_caught, sig_blocked: bit N - 1 stands for signal N.  cap_effective: bit N for capability N.
+    tracer: pid of the process that ptraces it, 0 for none.
     """
 
     pid: int
@@ -74,6 +78,7 @@ class Status:
     sig_ignored: int
     sig_caught: int
     cap_effective: int
+    tracer: int
 
     @property
     def is_thread(self) -> bool:
@@ -167,7 +172,31 @@ def _parse_status(text: bytes) -> Status | None:
         sig_ignored=int(fields[b"SigIgn"], 16),
         sig_caught=int(fields[b"SigCgt"], 16),
         cap_effective=int(fields[b"CapEff"], 16),
+        tracer=int(fields.get(b"TracerPid", b"0")),
     )
+
+
+def waiting_for(pid: int) -> int | None:
+    """What a thread of it waits for now, in wait4 or waitid: a pid, a negated process group, -1 for any child.
+
+    None when none does, or when we may not know: it needs the right to ptrace it.
+    """
+    with contextlib.suppress(OSError):
+        for tid in os.listdir(f"/proc/{pid}/task")[:MAX_THREADS]:  # noqa: PTH208
+            words = (read_file(f"/proc/{pid}/task/{tid}/syscall") or b"").split()
+            if len(words) < 3 or not words[0].isdigit():
+                continue
+            number, first, second = int(words[0]), int(words[1], 16), int(words[2], 16)
+            if number == _WAIT4:
+                return _signed(first)
+            if number == _WAITID:
+                return -1 if first == 0 else -second if first == 2 else second
+    return None
+
+
+def _signed(word: int) -> int:
+    """A C int, from a register."""
+    return (word & 0xFFFFFFFF) - ((word & 0x80000000) << 1)
 
 
 def identity(stat: Stat) -> int:

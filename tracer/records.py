@@ -32,6 +32,7 @@ class EventType(IntEnum):
     THREAD = 7
     THREAD_EXIT = 8
     FAIL = 9
+    WAIT_PLACE = 10
 
 
 EXIT_AUTOREAP: Final = 1
@@ -39,6 +40,10 @@ FAIL_THREAD: Final = 1
 FAIL_CLONE3: Final = 2
 STACK_SAMPLE: Final = 1 << 63
 CODE_RECORD: Final = 1 << 62
+
+WAIT_ANY: Final = -1
+WAIT_OTHER: Final = -(1 << 31)  # the caller's own process group, or a pidfd
+WAITS: Final = struct.Struct("=QQQQQQIIiI")
 
 MODE_ALL: Final = 1
 MODE_STACKS: Final = 2

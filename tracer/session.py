@@ -30,6 +30,7 @@ from tracer.lifecycle.task import pid_of
 from tracer.probe.probe import Probe, ProbeOptions
 from tracer.records import EVENT, CodeRecord
 from tracer.stacks.store import StackStore
+from tracer.suspects import Suspects
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
@@ -85,6 +86,7 @@ class Session:
         self._captured_stacks = 0
         self._next_tick = self._next_sweep = self._next_limits = 0.0
         self._headroom = Headroom()
+        self._suspects = Suspects(self._probe.waits, self._stacks.stack, self._probe.suspect)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
@@ -127,11 +129,12 @@ class Session:
                 if not task.exited_ns:
                     self._follow(task.id)
         self._probe.follow_everything(False)
+        self._suspects.look(self._roots)
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
         self._next_sweep = time.monotonic() + SWEEP_S
         if self.capture is not None:  # the targets are known now
-            self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+            self._flush(self._snapshot(), self._about(), final=False)
 
     def _follow_those_there(self, identities: list[int]) -> None:
         """Before anything is attached, so that hardly anybody of ours forks unfollowed, and without a stack."""
@@ -234,10 +237,11 @@ class Session:
             self._add_newcomers(self.options.cgroup)
         if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
             self._suspect = self._suspect or self._scan()
+        self._suspects.look(self.graph.suspects())
         if time.monotonic() >= self._next_limits:
             self._sample_limits()
         if self.capture is not None:
-            self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+            self._flush(self._snapshot(), self._about(), final=False)
 
     def _sample_limits(self, stats: dict[int, procfs.Stat] | None = None) -> None:
         now = time.monotonic()
@@ -303,6 +307,7 @@ class Session:
     def finish(self) -> trace.Trace:
         """End the tracing, settle what is open, and give the finished model."""
         self.drain()
+        self._suspects.look(self.graph.suspects())
         self._sample_limits()
         seen, at_ns = self._scan()
         self.drain()
@@ -323,12 +328,16 @@ class Session:
         """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
         reconciliation = self._reconcile(seen)
         self.graph.resync(seen, at_ns)
-        snapshot = self.graph.snapshot(procfs.boottime_ns())
+        snapshot = self._snapshot()
         about = self._about(reconciliation)
         self._flush(snapshot, about, final=True)
         named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
         notes = (*self._notes, *self._stacks.notes())  # of the flush, too
         return summarize(snapshot, named, replace(about, notes=notes))
+
+    def _snapshot(self) -> Snapshot:
+        snapshot = self.graph.snapshot(procfs.boottime_ns())
+        return replace(snapshot, facts=self._suspects.facts(snapshot))
 
     def _reconcile(self, seen: dict[int, Seen]) -> trace.Reconciliation:
         """The zombies of ``seen``, each explained by the trace or not."""

@@ -96,6 +96,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitSite:
+    """A place where a parent waits.
+
+    target: "any child", "pid 4711", "process group 4711" or "its own process group, or a pidfd".
+    """
+
+    target: str
+    nohang: bool
+    stack: Stack
+
+
+@dataclass(frozen=True, slots=True)
 class Leak:
     """Children forked by one stack that share one fate and were never waited for.
 
@@ -116,6 +128,7 @@ class Leak:
     examples: tuple[int, ...]
     verdict: Verdict
     pre_existing: bool = False
+    waits: tuple[WaitSite, ...] = ()  # where the parent does wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ trigger or generated column runs), every value's type is checked, and nothing in
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -14,7 +15,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
 from operator import itemgetter
@@ -26,8 +27,17 @@ from urllib.parse import quote
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta, from_rows
 from tracer.capture.schema import APPLICATION_ID, TABLES, TASK_FIELDS, UPGRADES, VERSION
-from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
+from tracer.lifecycle.snapshot import (
+    FailedKey,
+    Group,
+    LatencyHistogram,
+    Process,
+    Snapshot,
+    StackCounts,
+    WaitPlace,
+)
 from tracer.lifecycle.task import Fate, Task
+from tracer.lifecycle.verdict import ParentFacts, Waits
 from tracer.trace import Frame, Library, Stack
 
 MAX_VALUE = 1 << 24  # bytes of one value; longer ones are an error
@@ -200,10 +210,44 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
             for stack, errno, thread, count in _rows(db, "SELECT * FROM failed_forks", *[int] * 4)
         },
         latency=_latency(db),
+        facts={row[0]: _facts(row[1]) for row in _rows(db, "SELECT * FROM facts", int, str)},
+        wait_places=_wait_places(db),
     )
     if not meta.finished:
         meta = replace(meta, incomplete_because=(*meta.incomplete_because, _unfinished(meta)))
     return LoadedCapture(snapshot, _stacks(db), meta)
+
+
+def _facts(text: str) -> ParentFacts:
+    """Every field's type is checked against the default of its kind."""
+    fields = json.loads(text)
+    waits = fields.pop("waits", None) if isinstance(fields, dict) else None
+    try:
+        facts = ParentFacts(**fields, waits=None if waits is None else Waits(**waits))
+    except TypeError as error:
+        raise _Damaged(f"facts: {error}") from None
+    for value, kinds in _typed_facts(facts):
+        if type(value) not in kinds:
+            raise _Damaged(f"facts: {value!r} is of a wrong type")
+    return facts
+
+
+def _typed_facts(facts: ParentFacts) -> Iterator[tuple[Any, tuple[type, ...]]]:
+    yield from ((value, (str, type(None))) for value in (facts.state, facts.handler))
+    yield from ((value, (int, type(None))) for value in (facts.waiting_for,))
+    yield facts.held, (int,)
+    for flag in (facts.sigchld_blocked, facts.sigchld_caught, facts.handler_waits, facts.namespace_init):
+        yield flag, (bool,)
+    if facts.waits is not None:
+        for name, value in asdict(facts.waits).items():
+            yield value, (int, type(None)) if name == "some_target" else (int,)
+
+
+def _wait_places(db: sqlite3.Connection) -> dict[int, tuple[WaitPlace, ...]]:
+    places: dict[int, tuple[WaitPlace, ...]] = {}
+    for process, *place in _rows(db, "SELECT * FROM wait_places", *[int] * 4):
+        places[process] = (*places.get(process, ()), WaitPlace(*place))
+    return places
 
 
 def _unfinished(meta: Meta) -> str:

@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
+from tracer.lifecycle.snapshot import (
+    FailedKey,
+    Group,
+    LatencyHistogram,
+    Process,
+    Snapshot,
+    StackCounts,
+    WaitPlace,
+)
 from tracer.lifecycle.task import NS_PER_TICK, PRE_EXISTING, Fate, Task, pid_of
 from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
 
@@ -21,6 +29,8 @@ _ENOSYS = 38
 _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
 _THREAD, _THREAD_EXIT = int(EventType.THREAD), int(EventType.THREAD_EXIT)
+_WAIT_PLACE = int(EventType.WAIT_PLACE)
+MAX_PLACES = 8  # where one process waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,7 @@ class Graph:
         self._parents: dict[int, Process] = {}
         self._reaped: dict[int, int] = {}  # living parent -> children that it did wait for
         self._failed: dict[FailedKey, int] = {}
+        self._wait_places: dict[int, dict[int, tuple[int, int]]] = {}  # process -> stack -> target, options
         self._enosys: dict[
             int, FailedKey
         ] = {}  # tid -> clone3 refused: no failure if a clone follows (trap 12)
@@ -157,6 +168,7 @@ class Graph:
                     task.parent, task.forker, task.forked_ns, task.stack = parent, forker, ts, stack
                     task.root = False
                 task.ns_pid, task.forker_ns_pid = ns_pid, forker_ns_pid
+                task.exit_signal = value
                 task.comm = task.fork_comm = names.get(comm) or self._name(comm)
                 counts = stacks.get(stack)
                 if counts is None:
@@ -222,6 +234,10 @@ class Graph:
                 task = tasks.get(ident)
                 if task is not None and task.threads > 1:
                     task.threads -= 1
+            elif kind == _WAIT_PLACE:
+                places = self._wait_places.setdefault(ident, {})
+                if len(places) < MAX_PLACES:
+                    places[samples.get(stack, 0) if stack >= STACK_SAMPLE else stack] = value, flags
             elif ident in tasks:
                 self._fail(stack, flags, value, tid, samples)
         return count
@@ -306,6 +322,8 @@ class Graph:
         if self._changed is not None:
             self._changed[task.id] = task
         self._blind_waits.pop(task.id, None)
+        if task.id not in self._parents:
+            self._wait_places.pop(task.id, None)
         if self._remember_folded:
             self._folded.add(task.id)
         if task.id not in self._parents:
@@ -451,6 +469,10 @@ class Graph:
         task.fate = Fate.ZOMBIE if task.exit_parent == task.parent else Fate.ORPHANED
         self._dead[task.pid] = task
 
+    def suspects(self) -> set[int]:
+        """Identities of processes that have zombies now."""
+        return {task.exit_parent for task in self._dead.values() if not task.root}
+
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
         return {task.pid: task for task in self.tasks.values() if task.standing and not task.root}
@@ -513,6 +535,11 @@ class Graph:
             processes,
             failed,
             self._latency,
+            wait_places={
+                ident: tuple(WaitPlace(stack, *place) for stack, place in places.items() if stack)
+                for ident, places in self._wait_places.items()
+                if ident in kept
+            },
         )
 
     def _totals(self, stacks: Mapping[int, StackCounts], failed: Mapping[FailedKey, int]) -> dict[str, int]:

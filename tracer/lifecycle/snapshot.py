@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tracer.lifecycle.task import Fate, Task, pid_of
+from tracer.lifecycle.verdict import ParentFacts
 
 MAX_NAMES = 32  # different parents, commands, exits kept a group; the rest is counted as "(other)"
 MAX_EXAMPLES = 10
@@ -58,6 +59,8 @@ class Group:
     comms: Counter[str] = field(default_factory=Counter)
     exits: Counter[int] = field(default_factory=Counter)  # wait status (-1: unknown)
     examples: list[int] = field(default_factory=list)  # pids, oldest first
+    exit_signals: Counter[int] = field(default_factory=Counter)
+    adopters: Counter[int] = field(default_factory=Counter)  # identity of who must reap those that stand now
 
     def add(self, task: Task, end_ns: int, min_age_ns: int) -> None:
         """Fold one child in.  A zombie that stood (until ``end_ns`` or its release) less than min_age is young."""
@@ -71,6 +74,9 @@ class Group:
         _bounded(self.parents, task.parent, 0)
         _bounded(self.comms, task.comm, "(other)")
         _bounded(self.exits, -1 if task.exit_code is None else task.exit_code, -1)
+        _bounded(self.exit_signals, task.exit_signal, 0)
+        if not task.reaped_ns:
+            _bounded(self.adopters, task.exit_parent, 0)
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(pid_of(task.id))
 
@@ -86,6 +92,10 @@ class Group:
             _bounded(self.comms, comm, "(other)", n)
         for code, n in other.exits.items():
             _bounded(self.exits, code, -1, n)
+        for number, n in other.exit_signals.items():
+            _bounded(self.exit_signals, number, 0, n)
+        for adopter, n in other.adopters.items():
+            _bounded(self.adopters, adopter, 0, n)
         self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
 
 
@@ -127,6 +137,15 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitPlace:
+    """Where a process waits.  target: as ``records.WAIT_ANY`` and so on; options: the call's."""
+
+    stack: int
+    target: int
+    options: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailedKey:
     stack: int
     errno: int
@@ -150,3 +169,5 @@ class Snapshot:
     processes: dict[int, Process]
     failed: dict[FailedKey, int]
     latency: LatencyHistogram
+    facts: dict[int, ParentFacts] = field(default_factory=dict)  # of the parents and adopters in groups
+    wait_places: dict[int, tuple[WaitPlace, ...]] = field(default_factory=dict)

@@ -15,7 +15,10 @@ from typing import Any
 from tracer import trace
 from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
+from tracer.lifecycle.verdict import Deaths, ParentFacts, why
+from tracer.records import WAIT_ANY, WAIT_OTHER
 
+WNOHANG = 1
 NO_STACK = trace.Stack(0, (), cut="no stack came with this fork")
 OLDER = trace.Stack(PRE_EXISTING, (), cut="forked before the trace began")
 
@@ -40,7 +43,7 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
     known = {0: NO_STACK, PRE_EXISTING: OLDER, **stacks}
     snapshot = _merge_equal_stacks(snapshot, known)
     leaks = [
-        _leak(kind, group, known.get(stack, NO_STACK), snapshot)
+        _leak(kind, group, known.get(stack, NO_STACK), known, snapshot)
         for (stack, kind), group in snapshot.groups.items()
         if group.count
     ]
@@ -112,7 +115,9 @@ def _reading(stack: trace.Stack) -> tuple[object, ...]:
     return stack.id if not frames else 0, stack.cut, *frames
 
 
-def _leak(kind: str, group: Group, stack: trace.Stack, snapshot: Snapshot) -> trace.Leak:
+def _leak(
+    kind: str, group: Group, stack: trace.Stack, known: Mapping[int, trace.Stack], snapshot: Snapshot
+) -> trace.Leak:
     # A count over the whole trace: two deaths in one second are no rate of 120 a minute.
     minutes = (snapshot.end_ns - snapshot.start_ns) / 60e9
     parents = tuple(_parent(ident, n, snapshot.processes) for ident, n in _ranked(group.parents))
@@ -126,7 +131,8 @@ def _leak(kind: str, group: Group, stack: trace.Stack, snapshot: Snapshot) -> tr
         comms=dict(_ranked(group.comms)),
         exits={exit_name(code): n for code, n in _ranked(group.exits)},
         examples=tuple(group.examples),
-        verdict=_verdict(kind, stack, parents, group, snapshot),
+        verdict=_verdict(kind, stack, group, snapshot),
+        waits=_waits(group, known, snapshot),
         pre_existing=stack.id == PRE_EXISTING,
     )
 
@@ -139,31 +145,38 @@ def _parent(ident: int, count: int, processes: Mapping[int, Process]) -> trace.P
     return trace.Parent(pid_of(ident), process.comm, count, process.alive, ns_pid)
 
 
-def _verdict(
-    kind: str, stack: trace.Stack, parents: tuple[trace.Parent, ...], group: Group, snapshot: Snapshot
-) -> trace.Verdict:
-    """What the counts alone prove; the reason why nobody waited is not looked for yet."""
-    alive = sum(parent.alive for parent in parents)
-    evidence = {
-        "parents_alive": alive,
-        "parents_dead": len(parents) - alive,
-        "children_the_parents_did_reap": sum(
-            snapshot.processes[ident].reaped_others for ident in group.parents if ident in snapshot.processes
-        ),
-    }
-    code = "pre_existing" if stack.id == PRE_EXISTING else "unknown"
-    if kind == "orphaned":
-        advice = (
-            "their parents ended first and never waited for them; daemons do so on purpose (double fork). "
-            "Whoever adopts them must reap them: PID 1, or the nearest subreaper"
-        )
-    elif alive:
-        advice = "the parent is alive: it must wait for these children itself, and an init (tini, --init) will not help"
-    else:
-        advice = (
-            "the parents died without waiting: their zombies went with them, and come back with the next one"
-        )
-    return trace.Verdict(code, evidence, advice)
+def _verdict(kind: str, stack: trace.Stack, group: Group, snapshot: Snapshot) -> trace.Verdict:
+    """By the facts of the parent that holds most of them; of orphans, of who must reap them now."""
+    whose = group.parents if kind == "zombie" else group.adopters
+    ident = next((each for each, _ in _ranked(whose) if each in snapshot.facts), 0)
+    facts = snapshot.facts.get(ident, ParentFacts())
+    process = snapshot.processes.get(ident)
+    deaths = Deaths(group.first_exit_ns, group.last_exit_ns, group.exit_signals, tuple(group.examples))
+    verdict = why(kind, facts, deaths, process.reaped_others if process else 0, stack.responsible)
+    if stack.id == PRE_EXISTING and verdict.code == "unknown":
+        return replace(verdict, code="pre_existing")
+    return verdict
+
+
+def _waits(group: Group, known: Mapping[int, trace.Stack], snapshot: Snapshot) -> tuple[trace.WaitSite, ...]:
+    """Where the parent that holds most of them does wait."""
+    for ident, _ in _ranked(group.parents):
+        places = snapshot.wait_places.get(ident)
+        if places:
+            return tuple(
+                trace.WaitSite(_target(place.target), bool(place.options & WNOHANG), known[place.stack])
+                for place in places
+                if place.stack in known
+            )
+    return ()
+
+
+def _target(target: int) -> str:
+    if target == WAIT_ANY:
+        return "any child"
+    if target == WAIT_OTHER:
+        return "its own process group, or a pidfd"
+    return f"pid {target}" if target > 0 else f"process group {-target}"
 
 
 def _ranked(counter: Counter[Any]) -> list[tuple[Any, int]]:

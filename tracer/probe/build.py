@@ -61,7 +61,14 @@ SYSCALL_TRACEPOINTS: Final = {
 }
 # Where the arguments of a system call are in struct pt_regs, as indices of its words.
 REGISTER_FLAGS: Final = {
-    "x86_64": ("-DREG_ARG1=14", "-DREG_ARG2=13", "-DREG_ARG3=12", "-DREG_ARG4=7", "-DREG_IP=16", "-DREG_SP=19"),
+    "x86_64": (
+        "-DREG_ARG1=14",
+        "-DREG_ARG2=13",
+        "-DREG_ARG3=12",
+        "-DREG_ARG4=7",
+        "-DREG_IP=16",
+        "-DREG_SP=19",
+    ),
 }
 
 

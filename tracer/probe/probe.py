@@ -12,6 +12,7 @@ from typing import Final
 
 from tracer import records
 from tracer.errors import BpfRefused, ForktraceError, Unavailable
+from tracer.lifecycle.verdict import Waits
 from tracer.probe import build
 from tracer.probe.loader import BpfObject, require_bpf
 from tracer.probe.programs import Compiled
@@ -51,6 +52,7 @@ class Probe:
         self._traced, self._config, self._lost = maps["traced"], maps["config"], maps["lost"]
         self._known_stacks, self._known_spaces = maps["known_stacks"], maps["known_spaces"]
         self._interpreters = maps["interpreters"]
+        self._waits, self._suspects = maps["waits"], maps["suspects"]
         for prog_array, program in (("walkers", "on_stack"), ("call_walkers", "on_stack_return")):
             if not options.light or prog_array == "walkers":
                 self._object.enter(prog_array, 0, program)
@@ -158,6 +160,34 @@ class Probe:
             except ForktraceError as error:
                 problems.append(f"no {name} frames: {error.message}")
         return problems
+
+    # --- waits -----------------------------------------------------------------------------------------------
+
+    def suspect(self, identity: int) -> None:
+        """It has zombies: take the stacks of its wait calls, once a place.  A full map leaves further ones out."""
+        with contextlib.suppress(OSError):
+            self._suspects.update(records.TRACED_KEY.pack(identity), b"\1")
+
+    def waits(self, identity: int) -> Waits | None:
+        """What its wait calls did so far; None where they are not seen (``--light``)."""
+        if self.options.light:
+            return None
+        value = self._waits.lookup(records.TRACED_KEY.pack(identity))
+        if value is None:
+            return Waits()
+        fields: tuple[int, ...] = records.WAITS.unpack(value)
+        target = fields[8]
+        return Waits(
+            any_calls=fields[0],
+            any_last_ns=fields[1],
+            any_empty_ns=fields[2],
+            some_calls=fields[3],
+            some_last_ns=fields[4],
+            some_empty_ns=fields[5],
+            any_options=fields[6],
+            some_options=fields[7],
+            some_target=None if target == records.WAIT_OTHER else target,
+        )
 
     # --- losses ----------------------------------------------------------------------------------------------
 

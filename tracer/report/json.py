@@ -55,6 +55,9 @@ def _leak(leak: Leak) -> dict[str, Any]:
         "parents": [asdict(parent) for parent in leak.parents],
         "children": {"comms": dict(leak.comms), "exits": dict(leak.exits), "examples": list(leak.examples)},
         "verdict": asdict(leak.verdict),
+        "waits": [
+            {"target": site.target, "nohang": site.nohang, **_blame(site.stack)} for site in leak.waits
+        ],
     }
 
 

@@ -37,6 +37,7 @@ from tracer.trace import FailedFork, Frame, Leak, Library, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
 MAX_FRAMES = 40
+MAX_WAITS = 4
 
 BAD, WARN, GOOD = "bold red", "bold yellow", "bold green"
 
@@ -116,7 +117,19 @@ def _leak(page: Page, number: int, leak: Leak) -> None:
     more = ["…"] if leak.count > len(leak.examples) else []
     page.labelled("pids", [str(pid) for pid in leak.examples] + more)
     _why(page, leak)
+    _waits(page, leak)
     _stack(page, leak.stack)
+
+
+def _waits(page: Page, leak: Leak) -> None:
+    """Where the parent does wait: a line a place, its first frame outside of the runtime."""
+    for site in leak.waits[:MAX_WAITS]:
+        how = f"{visible(site.target)}{', WNOHANG' if site.nohang else ''}"
+        caller = site.stack.responsible
+        place = f" in {version_of(caller)}" if caller else ""
+        if caller is not None and (at := place_in(caller, page.room)):
+            place += f" ({at})"
+        page.labelled("it waits for", [f"{how}{place}"])
 
 
 def _blame(page: Page, stack: Stack) -> None:
