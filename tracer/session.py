@@ -29,6 +29,7 @@ from tracer.lifecycle.summary import About, summarize
 from tracer.lifecycle.task import pid_of
 from tracer.probe.probe import Probe, ProbeOptions
 from tracer.records import EVENT, CodeRecord
+from tracer.refusals import Refusals
 from tracer.stacks.store import StackStore
 from tracer.suspects import Suspects
 
@@ -86,6 +87,7 @@ class Session:
         self._captured_stacks = 0
         self._next_tick = self._next_sweep = self._next_limits = 0.0
         self._headroom = Headroom()
+        self._refusals = Refusals()
         self._suspects = Suspects(self._probe.waits, self._stacks.stack, self._probe.suspect)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
@@ -130,6 +132,7 @@ class Session:
                     self._follow(task.id)
         self._probe.follow_everything(False)
         self._suspects.look(self._roots)
+        self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
         self._next_sweep = time.monotonic() + SWEEP_S
@@ -216,6 +219,8 @@ class Session:
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
         self._recognise_interpreters()
+        for key, identity in self.graph.take_failures():
+            self._refusals.explain(key, pid_of(identity), key.errno)
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count
@@ -337,7 +342,7 @@ class Session:
 
     def _snapshot(self) -> Snapshot:
         snapshot = self.graph.snapshot(procfs.boottime_ns())
-        return replace(snapshot, facts=self._suspects.facts(snapshot))
+        return replace(snapshot, facts=self._suspects.facts(snapshot), failed_limits=self._refusals.found)
 
     def _reconcile(self, seen: dict[int, Seen]) -> trace.Reconciliation:
         """The zombies of ``seen``, each explained by the trace or not."""

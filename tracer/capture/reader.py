@@ -206,8 +206,12 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
             for row in _rows(db, "SELECT * FROM processes", int, str, int, int, int)
         },
         failed={
-            FailedKey(stack, errno, bool(thread)): count
-            for stack, errno, thread, count in _rows(db, "SELECT * FROM failed_forks", *[int] * 4)
+            FailedKey(stack, errno, bool(thread)): count for stack, errno, thread, count, _ in _failed(db)
+        },
+        failed_limits={
+            FailedKey(stack, errno, bool(thread)): _limit(limit)
+            for stack, errno, thread, _, limit in _failed(db)
+            if limit is not None
         },
         latency=_latency(db),
         facts={row[0]: _facts(row[1]) for row in _rows(db, "SELECT * FROM facts", int, str)},
@@ -216,6 +220,18 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
     if not meta.finished:
         meta = replace(meta, incomplete_because=(*meta.incomplete_because, _unfinished(meta)))
     return LoadedCapture(snapshot, _stacks(db), meta)
+
+
+def _failed(db: sqlite3.Connection) -> Iterator[Row]:
+    return _rows(db, "SELECT * FROM failed_forks", int, int, int, int, str | None)
+
+
+def _limit(text: str) -> dict[str, Any]:
+    limit = json.loads(text)
+    kinds = {"name": str, "where": str, "value": int, "current": int}
+    if not isinstance(limit, dict) or {name: type(value) for name, value in limit.items()} != kinds:
+        raise _Damaged(f"limit {text[:80]!r}")
+    return limit
 
 
 def _facts(text: str) -> ParentFacts:

@@ -110,6 +110,7 @@ TABLES: Mapping[str, str] = {
   errno INTEGER NOT NULL,
   thread INTEGER NOT NULL,        -- 1: it was to be a thread
   count INTEGER NOT NULL,
+  "limit" TEXT,                   -- JSON of the limit that refused them, where it is known
   PRIMARY KEY (stack, errno, thread)
 ) WITHOUT ROWID""",
     "totals": """CREATE TABLE totals (

@@ -59,7 +59,7 @@ class CaptureWriter:
             "processes": _Mirror("processes", ("id",), 5),
             "facts": _Mirror("facts", ("process",), 2),
             "wait_places": _Mirror("wait_places", ("process", "stack"), 4),
-            "failed_forks": _Mirror("failed_forks", ("stack", "errno", "thread"), 4),
+            "failed_forks": _Mirror("failed_forks", ("stack", "errno", "thread"), 5),
             "latency": _Mirror("latency", ("bucket",), 2),
         }
         try:
@@ -173,7 +173,8 @@ class CaptureWriter:
                 for place in places
             },
             "failed_forks": {
-                (key.stack, key.errno, int(key.thread)): (count,) for key, count in snapshot.failed.items()
+                (key.stack, key.errno, int(key.thread)): (count, _limit(snapshot.failed_limits.get(key)))
+                for key, count in snapshot.failed.items()
             },
             "latency": latency,
         }
@@ -368,3 +369,7 @@ def _failure(path: Path, error: Exception) -> CaptureError:
     else:
         remedy = "name a file that can be written with -o"
     return CaptureError(f"cannot write the capture {path}: {reason}", remedy)
+
+
+def _limit(limit: Mapping[str, Any] | None) -> str | None:
+    return None if limit is None else json.dumps(dict(limit))

@@ -86,6 +86,7 @@ class Graph:
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
         self._execed: list[int] = []
+        self._failures: list[tuple[FailedKey, int]] = []
         self._names: dict[bytes, str] = {}
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
@@ -239,7 +240,7 @@ class Graph:
                 if len(places) < MAX_PLACES:
                     places[samples.get(stack, 0) if stack >= STACK_SAMPLE else stack] = value, flags
             elif ident in tasks:
-                self._fail(stack, flags, value, tid, samples)
+                self._fail(ident, stack, flags, value, tid, samples)
         return count
 
     def _name(self, comm: bytes) -> str:
@@ -292,7 +293,9 @@ class Graph:
         """The waiter is the parent that the task has now: it was reparented, before or after it died."""
         return waiter == task.exit_parent or not self._alive(task.parent)
 
-    def _fail(self, stack: int, flags: int, errno: int, tid: int, samples: Mapping[int, int]) -> None:
+    def _fail(
+        self, ident: int, stack: int, flags: int, errno: int, tid: int, samples: Mapping[int, int]
+    ) -> None:
         if stack >= STACK_SAMPLE:
             stack = samples.get(stack, 0)
         key = FailedKey(stack, errno, bool(flags & FAIL_THREAD))
@@ -301,6 +304,7 @@ class Graph:
             return
         self._enosys.pop(tid, None)
         self._failed[key] = self._failed.get(key, 0) + 1
+        self._failures.append((key, ident))
 
     # --- folding -----------------------------------------------------------------------------------------------
 
@@ -486,6 +490,12 @@ class Graph:
         return sum(not task.exited_ns for task in self.tasks.values())
 
     # --- results -----------------------------------------------------------------------------------------------
+
+    def take_failures(self) -> list[tuple[FailedKey, int]]:
+        """Clones that failed since the last call, and the identities of who called."""
+        failures = self._failures.copy()
+        self._failures.clear()
+        return failures
 
     def take_execed(self) -> list[int]:
         """Identities of living processes that exec'd, or were found, since the last call."""

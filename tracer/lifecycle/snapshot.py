@@ -7,7 +7,9 @@ the snapshot is taken; whatever was released is a count in a ``Group`` or a ``Ta
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracer.lifecycle.task import Fate, Task, pid_of
 from tracer.lifecycle.verdict import ParentFacts
@@ -171,3 +173,6 @@ class Snapshot:
     latency: LatencyHistogram
     facts: dict[int, ParentFacts] = field(default_factory=dict)  # of the parents and adopters in groups
     wait_places: dict[int, tuple[WaitPlace, ...]] = field(default_factory=dict)
+    failed_limits: dict[FailedKey, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # what refused them, if known

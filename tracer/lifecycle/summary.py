@@ -50,7 +50,11 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
     leaks.sort(key=lambda leak: (-leak.count, leak.kind != "zombie", leak.stack.id))
     failed = [
         trace.FailedFork(
-            errno.errorcode.get(key.errno, str(key.errno)), n, key.thread, known.get(key.stack, NO_STACK)
+            errno.errorcode.get(key.errno, str(key.errno)),
+            n,
+            key.thread,
+            known.get(key.stack, NO_STACK),
+            snapshot.failed_limits.get(key),
         )
         for key, n in snapshot.failed.items()
     ]
@@ -96,9 +100,13 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
     for (key, kind), group in snapshot.groups.items():
         groups.setdefault((ids.get(key, 0), kind), Group()).merge(group)
     failed: Counter[FailedKey] = Counter()
+    limits: dict[FailedKey, Mapping[str, Any]] = {}
     for failure, count in snapshot.failed.items():
-        failed[replace(failure, stack=ids.get(failure.stack, 0))] += count
-    return replace(snapshot, stacks=stacks, groups=groups, failed=dict(failed))
+        key_of_all = replace(failure, stack=ids.get(failure.stack, 0))
+        failed[key_of_all] += count
+        if failure in snapshot.failed_limits:
+            limits[key_of_all] = snapshot.failed_limits[failure]
+    return replace(snapshot, stacks=stacks, groups=groups, failed=dict(failed), failed_limits=limits)
 
 
 def _reading(stack: trace.Stack) -> tuple[object, ...]:
