@@ -152,7 +152,8 @@ class Target:
 class Totals:
     """The whole trace in integers; None where it was not measured.
 
-    zombies: fate ``zombie``; zombies_now: those still standing at the end of the trace.
+    zombies: fate ``zombie``; zombies_now: dead children that stand at the end of the trace, zombies_peak: the most that
+    stood at once.
     """
 
     forks: int = 0
@@ -162,6 +163,7 @@ class Totals:
     waited: int = 0
     zombies: int = 0
     zombies_now: int = 0
+    zombies_peak: int = 0
     orphaned: int = 0
     autoreaped: int = 0
     running: int = 0
@@ -197,6 +199,15 @@ class ReapLatency:
 
 
 @dataclass(frozen=True, slots=True)
+class LateReaping:
+    """Children of one stack that were waited for, but stood as zombies for at least the trace's min_age first."""
+
+    stack: Stack
+    count: int
+    latency: ReapLatency
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """One trace, finished (or as far as a killed tracer's capture goes)."""
 
@@ -212,6 +223,7 @@ class Trace:
     failed_forks: tuple[FailedFork, ...] = ()
     limits: tuple[Mapping[str, Any], ...] = ()
     reap_latency: ReapLatency = field(default_factory=ReapLatency)
+    late: tuple[LateReaping, ...] = ()  # largest count first
     reconciliation: Reconciliation | None = None
     stacks: tuple[tuple[Stack, Tally], ...] = ()  # every stack that forked, most forks first
     incomplete_because: tuple[str, ...] = ()  # one sentence each; empty when complete

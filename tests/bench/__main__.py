@@ -52,7 +52,7 @@ def main() -> int:
 def measure(part: str, programs: Path, quick: bool) -> tuple[Any, str]:
     """The figures of one part, and their table."""
     if part == "slowdown":
-        rows, untraced = slowdown.measure(programs, 3 if quick else 11)
+        rows, untraced = slowdown.measure(programs, 4 if quick else 10)
         return rows, tables.slowdown(rows, untraced)
     if part == "consumer":
         consumed = consumer.measure(programs, 1 if quick else 4)

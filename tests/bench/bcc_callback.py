@@ -9,10 +9,13 @@ At Ctrl-C it prints what it got as JSON.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
 from bcc import BPF
+
+MAX_S = 300  # it ends by itself where nobody is left to end it
 
 SOURCE = """
 struct event {
@@ -101,6 +104,7 @@ def main() -> None:
     traced = b["traced"]
     for pid in sys.argv[1:]:
         traced[traced.Key(int(pid))] = traced.Leaf(1)
+    signal.alarm(MAX_S)
     print("tracing", file=sys.stderr, flush=True)
     try:
         while True:

@@ -1,7 +1,7 @@
 """How much slower a loop of fork, exit and wait gets under each tracer.
 
-Every traced loop is paired with an untraced one right before it, and the tracers take turns: on a machine that others
-use too, only such ratios mean anything.
+Every traced loop is paired with an untraced one right beside it, before and after it in turn, and the tracers take
+turns: on a machine that others use too, only such ratios mean anything.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from loop import Loop
 from tracers import DoesNotRun, Tracer, attached
 
 LIGHT_ROUNDS = 4000  # half a second of loop
+NOBODY = "untraced, twice"
 
 
 @dataclass(slots=True)
@@ -49,24 +50,29 @@ def contestants() -> Iterator[Tracer]:
 def measure(programs: Path, pairs: int) -> tuple[list[Slowdown], list[float]]:
     """The rows, and the seconds a round of all untraced loops."""
     untraced: list[float] = []
-    everybody = list(contestants())
-    rows = [Slowdown("untraced, twice", ""), *(Slowdown(each.name, each.version()) for each in everybody)]
-    for _ in range(pairs):
-        base = _untraced(programs, LIGHT_ROUNDS)
-        rows[0].seconds.append(_untraced(programs, LIGHT_ROUNDS))
-        rows[0].ratios.append(rows[0].seconds[-1] / base)
-        for tracer, row in zip(everybody, rows[1:], strict=True):
+    everybody: list[Tracer | None] = [None, *contestants()]
+    rows = [Slowdown(each.name if each else NOBODY, each.version() if each else "") for each in everybody]
+    for turn in range(pairs):
+        for tracer, row in zip(everybody, rows, strict=True):
             if row.problem:
                 continue
-            rounds = max(int(LIGHT_ROUNDS * tracer.speed), 50)
-            base = _untraced(programs, rounds)
-            untraced.append(base)
+            rounds = max(int(LIGHT_ROUNDS * tracer.speed), 50) if tracer else LIGHT_ROUNDS
             try:
-                row.seconds.append(_traced(programs, rounds, tracer))
-                row.ratios.append(row.seconds[-1] / base)
+                base, seconds = _pair(programs, rounds, tracer, traced_first=bool(turn % 2))
             except DoesNotRun as reason:
                 row.problem = str(reason)
+                continue
+            untraced.append(base)
+            row.seconds.append(seconds)
+            row.ratios.append(seconds / base)
     return rows, untraced
+
+
+def _pair(programs: Path, rounds: int, tracer: Tracer | None, traced_first: bool) -> tuple[float, float]:
+    """Seconds a round, untraced and traced."""
+    before = 0.0 if traced_first else _untraced(programs, rounds)
+    traced = _traced(programs, rounds, tracer) if tracer else _untraced(programs, rounds)
+    return before or _untraced(programs, rounds), traced
 
 
 def _untraced(programs: Path, rounds: int) -> float:

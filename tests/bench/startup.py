@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 import subprocess
 import threading
 import time
@@ -28,12 +27,11 @@ COLD = (
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds, medians.  start: from the command's start to its word that it traces.  stop: from Ctrl-C to its end."""
+    """Seconds, shortest first.  start: from the command to its word that it traces.  stop: from Ctrl-C to its end."""
 
-    cold_start: float
-    warm_start: float
-    stop: float
-    samples: int
+    cold_start: list[float]
+    warm_start: list[float]
+    stop: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ class Memory:
 def measure(programs: Path, samples: int) -> Times:
     cold = [_times(programs, COLD)[0] for _ in range(samples)]
     warm = [_times(programs, ()) for _ in range(samples + 1)][1:]
-    middle = statistics.median
-    return Times(middle(cold), middle(t for t, _ in warm), middle(t for _, t in warm), samples)
+    return Times(sorted(cold), sorted(start for start, _ in warm), sorted(stop for _, stop in warm))
 
 
 def _times(programs: Path, prefix: tuple[str, ...]) -> tuple[float, float]:

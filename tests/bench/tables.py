@@ -44,7 +44,7 @@ def slowdown(rows: list[Slowdown], untraced: list[float]) -> str:
         )
     title = (
         f"Slowdown of a loop of fork, _exit, waitpid (untraced: {median(untraced) * 1e6:.0f} us a round); each traced "
-        "loop by the\nuntraced one right before it, median and quartiles of the pairs"
+        "loop by the\nuntraced one beside it, median and quartiles of the pairs"
     )
     problems = "".join(f"\n  {row.tracer}: {row.problem}" for row in rows if row.problem)
     return table(title, ["", "slowdown", "quartiles", "us/round", "pairs"], lines) + problems
@@ -73,14 +73,16 @@ def consumer(rows: list[Consumed], replayed: Replayed) -> str:
 
 
 def times(found: Times) -> str:
+    rows = {
+        "start, never compiled before": found.cold_start,
+        "start, programs in the cache": found.warm_start,
+        "Ctrl-C until it has reported and ended": found.stop,
+    }
     lines = [
-        ["start, never compiled before", f"{found.cold_start:.2f}"],
-        ["start, programs in the cache", f"{found.warm_start:.2f}"],
-        ["Ctrl-C until the report is printed", f"{found.stop:.2f}"],
+        [name, f"{median(times):.2f}", f"{times[0]:.2f}-{times[-1]:.2f}"] for name, times in rows.items()
     ]
-    return table(
-        f"From the command to its tracing, and back (s, medians of {found.samples})", ["", "s"], lines
-    )
+    title = f"From the command to its tracing, and back: seconds, of {len(found.stop)} times"
+    return table(title, ["", "median", "range"], lines)
 
 
 def memory(rows: list[Memory]) -> str:

@@ -95,7 +95,7 @@ def traced_on(terminal: Terminal, program: Program) -> str:
     program.truth()
     terminal.type("\x03")
     assert terminal.end() == 0
-    return terminal.shown.partition("Ctrl-C ends it\n")[2].removeprefix("^C")
+    return terminal.shown.partition("Ctrl-C ends it\n")[2].removeprefix("^C\n")
 
 
 @pytest.fixture

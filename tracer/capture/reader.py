@@ -214,12 +214,24 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
             if limit is not None
         },
         latency=_latency(db),
+        late=_late(db, round(meta.min_age_s * 1e9)),
         facts={row[0]: _facts(row[1]) for row in _rows(db, "SELECT * FROM facts", int, str)},
         wait_places=_wait_places(db),
     )
     if not meta.finished:
         meta = replace(meta, incomplete_because=(*meta.incomplete_because, _unfinished(meta)))
     return LoadedCapture(snapshot, _stacks(db), meta)
+
+
+def _late(db: sqlite3.Connection, min_age_ns: int) -> dict[int, LatencyHistogram]:
+    late: dict[int, LatencyHistogram] = {}
+    query = (
+        "SELECT stack, reaped_ns - exited_ns FROM tasks WHERE fate = 'waited' AND NOT root AND exited_ns "
+        f"AND reaped_ns - exited_ns >= {min_age_ns:d} ORDER BY reaped_ns, id"
+    )
+    for stack, stood in _rows(db, query, int, int):
+        late.setdefault(stack, LatencyHistogram()).add(stood)
+    return late
 
 
 def _failed(db: sqlite3.Connection) -> Iterator[Row]:

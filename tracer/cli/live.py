@@ -33,13 +33,14 @@ class Stopper:
 
     def __init__(self) -> None:
         self.descriptor, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.stopped = False
+        self.stopped = self.typed = False
         self.before: Handlers = {}
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.stopped:
             os._exit(128 + number)  # the capture holds the last flush
         self.stopped = True
+        self.typed = number == signal.SIGINT
         os.write(self._write, b"\0")
 
     @contextmanager
@@ -119,6 +120,9 @@ def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[
         if left <= 0:
             break
         session.step(min(DRAIN_S, left))
+    if stopper.typed and sys.stderr.isatty():
+        with suppress(OSError):
+            click.echo(err=True)  # the terminal has shown ^C, and stands behind it
 
 
 def finish(session: Session, output: Output) -> Trace:

@@ -83,6 +83,8 @@ class Graph:
             int, tuple[int, str]
         ] = {}  # waiter -> when and how it last reaped it knows not whom
         self._latency = LatencyHistogram()
+        self._late: dict[int, LatencyHistogram] = {}  # by stack
+        self._peak = 0  # zombies that stood at once
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
         self._execed: list[int] = []
@@ -144,6 +146,7 @@ class Graph:
                     task.fate = Fate.ZOMBIE
                 pid = ident >> 32
                 dead[pid] = task
+                self._peak = max(self._peak, len(dead))
                 if task.ns_pid != pid:
                     dead_in_ns.setdefault((parent, task.ns_pid), task)
                     dead_in_ns[parent, task.forker_ns_pid] = task
@@ -348,6 +351,9 @@ class Graph:
         fate = task.fate
         if fate is Fate.WAITED:
             counts.waited += 1
+            stood = task.reaped_ns - task.exited_ns
+            if stood >= self._min_age_ns and task.exited_ns:
+                self._late.setdefault(task.stack, LatencyHistogram()).add(stood)
             return
         if fate is Fate.RUNNING:
             counts.running += 1
@@ -545,6 +551,7 @@ class Graph:
             processes,
             failed,
             self._latency,
+            late=self._late,
             wait_places={
                 ident: tuple(WaitPlace(stack, *place) for stack, place in places.items() if stack)
                 for ident, places in self._wait_places.items()
@@ -562,6 +569,7 @@ class Graph:
             "waited": sum(c.waited for c in every),
             "zombies": sum(c.zombie for c in every),
             "zombies_now": len(self.standing()),
+            "zombies_peak": self._peak,
             "orphaned": sum(c.orphaned for c in every),
             "autoreaped": sum(c.autoreaped for c in every),
             "running": sum(c.running for c in every),

@@ -38,6 +38,12 @@ class LatencyHistogram:
         if ns > self.max_ns:  # noqa: PLR1730
             self.max_ns = ns
 
+    def merge(self, other: LatencyHistogram) -> None:
+        for bucket, count in other.counts.items():
+            self.counts[bucket] = self.counts.get(bucket, 0) + count
+        self.total += other.total
+        self.max_ns = max(self.max_ns, other.max_ns)
+
     def percentile(self, fraction: float) -> int | None:
         """The upper edge of the bucket that holds the given fraction, in ns; None when empty."""
         rank = fraction * self.total
@@ -171,6 +177,9 @@ class Snapshot:
     processes: dict[int, Process]
     failed: dict[FailedKey, int]
     latency: LatencyHistogram
+    late: dict[int, LatencyHistogram] = field(
+        default_factory=dict
+    )  # by stack: waited for after min_age or more
     facts: dict[int, ParentFacts] = field(default_factory=dict)  # of the parents and adopters in groups
     wait_places: dict[int, tuple[WaitPlace, ...]] = field(default_factory=dict)
     failed_limits: dict[FailedKey, Mapping[str, Any]] = field(

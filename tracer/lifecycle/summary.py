@@ -79,6 +79,7 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         leaks=tuple(leaks),
         failed_forks=tuple(failed),
         reap_latency=_latency(snapshot.latency),
+        late=_late(snapshot, known),
         reconciliation=about.reconciliation,
         stacks=tuple(tallies),
         incomplete_because=about.incomplete_because,
@@ -99,6 +100,9 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
     groups: dict[tuple[int, str], Group] = {}
     for (key, kind), group in snapshot.groups.items():
         groups.setdefault((ids.get(key, 0), kind), Group()).merge(group)
+    late: dict[int, LatencyHistogram] = {}
+    for key, histogram in snapshot.late.items():
+        late.setdefault(ids.get(key, 0), LatencyHistogram()).merge(histogram)
     failed: Counter[FailedKey] = Counter()
     limits: dict[FailedKey, Mapping[str, Any]] = {}
     for failure, count in snapshot.failed.items():
@@ -106,7 +110,9 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
         failed[key_of_all] += count
         if failure in snapshot.failed_limits:
             limits[key_of_all] = snapshot.failed_limits[failure]
-    return replace(snapshot, stacks=stacks, groups=groups, failed=dict(failed), failed_limits=limits)
+    return replace(
+        snapshot, stacks=stacks, groups=groups, failed=dict(failed), failed_limits=limits, late=late
+    )
 
 
 def _reading(stack: trace.Stack) -> tuple[object, ...]:
@@ -204,6 +210,14 @@ def exit_name(status: int) -> str:
     except ValueError:
         name = f"SIG{number}"
     return f"{name}+core" if status & 0x80 else name
+
+
+def _late(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> tuple[trace.LateReaping, ...]:
+    late = [
+        trace.LateReaping(known.get(key, NO_STACK), histogram.total, _latency(histogram))
+        for key, histogram in snapshot.late.items()
+    ]
+    return tuple(sorted(late, key=lambda each: (-each.count, each.stack.id)))
 
 
 def _latency(histogram: LatencyHistogram) -> trace.ReapLatency:

@@ -37,6 +37,10 @@ def to_dict(trace: Trace) -> dict[str, Any]:
         "failed_forks": [_failed(failed) for failed in trace.failed_forks],
         "limits": [dict(limit) for limit in trace.limits],
         "reap_latency_s": asdict(trace.reap_latency),
+        "late_reaping": [
+            {"count": late.count, "latency_s": asdict(late.latency), **_blame(late.stack)}
+            for late in trace.late
+        ],
         "reconciliation": asdict(trace.reconciliation) if trace.reconciliation else None,
         "notes": list(trace.notes),
     }

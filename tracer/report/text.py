@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
+from itertools import groupby
 from typing import Any
 
 from rich.cells import cell_len
@@ -23,6 +24,7 @@ from tracer.report.page import DIM, HEAD, Page, wrapped
 from tracer.report.wording import (
     KIND_OF_LEAK,
     KIND_OF_LIBRARY,
+    MAX_NAME,
     by_count,
     counted,
     exits_in_words,
@@ -33,11 +35,13 @@ from tracer.report.wording import (
     version_of,
     where,
 )
-from tracer.trace import FailedFork, Frame, Leak, Library, Stack, Trace
+from tracer.trace import FailedFork, Frame, LateReaping, Leak, Library, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
 MAX_FRAMES = 40
 MAX_WAITS = 4
+MAX_PARENTS = 6
+NEAR = 0.2  # so full, or filling, a limit is worth a line
 
 BAD, WARN, GOOD = "bold red", "bold yellow", "bold green"
 
@@ -66,6 +70,12 @@ def render(trace: Trace, console: Console) -> None:
         page.heading("Failed forks")
         for failed in trace.failed_forks[:MAX_STACKS]:
             _failed(page, failed)
+    if trace.late:
+        page.heading(
+            f"Reaped late: children that stood for {duration(trace.min_age_s)} or more before they were waited for"
+        )
+        for late in trace.late[:MAX_STACKS]:
+            _late(page, late)
     _limits(page, trace)
     _totals(page, trace)
     _reconciliation(page, trace)
@@ -108,7 +118,10 @@ def _leak(page: Page, number: int, leak: Leak) -> None:
     style = HEAD if leak.kind == "orphaned" else BAD
     page.line((f"{number}. {kind}", style), ", ".join(["", *filter(None, facts)]))
     _blame(page, leak.stack)
-    parents = [parent_in_words(parent) for parent in leak.parents]
+    shown = leak.parents if len(leak.parents) <= MAX_PARENTS else leak.parents[: MAX_PARENTS - 1]
+    parents = [parent_in_words(parent) for parent in shown]
+    if others := leak.parents[len(shown) :]:
+        parents.append(f"{len(others):,} others: {sum(parent.count for parent in others):,}")
     page.labelled("parent" if len(parents) == 1 else "parents", parents, "; ")
     page.labelled(
         "children", [f"{shorten(visible(name), 30)}: {count:,}" for name, count in by_count(leak.comms)]
@@ -159,13 +172,17 @@ def _stack(page: Page, stack: Stack, why_none: str = "") -> None:
             "stack", [f"none: {visible(stack.cut or '') or why_none or 'no stack came with the fork'}"]
         )
         return
-    rows = [(_function(frame), where(frame), _owner(frame)) for frame in stack.frames[:MAX_FRAMES]]
+    runs = list(_runs(stack.frames))
+    rows = [(_function(run), where(run[0]), _owner(run[0])) for run in runs[:MAX_FRAMES]]
     widths = column_widths(rows, page.width - 5 - 4)
     blamed = _blamed_frame(stack)
     page.line("   ", ("stack", DIM))
-    for number, (function, place, owner) in enumerate(rows):
+    entered = 0  # frames of the rows above
+    for run, (function, place, owner) in zip(runs, rows, strict=False):
         name = shorten(function, widths[0])
-        mark, style = ("→", HEAD) if number == blamed else (" ", "")
+        is_blamed = blamed is not None and entered <= blamed < entered + len(run)
+        entered += len(run)
+        mark, style = ("→", HEAD) if is_blamed else (" ", "")
         cells = (
             pad(name, widths[0]),
             pad(shorten_path(place, widths[1]), widths[1]),
@@ -174,29 +191,38 @@ def _stack(page: Page, stack: Stack, why_none: str = "") -> None:
         page.line(
             "   ", (f"{mark} ", style), (cells[0], style), "  ", cells[1], "  ", (cells[2].rstrip(), DIM)
         )
-    if hidden := len(stack.frames) - len(rows):
+    if hidden := sum(map(len, runs[MAX_FRAMES:])):
         page.line("     ", (f"… {counted(hidden, 'more frame')}; --json has them all", DIM))
     if stack.cut:
         page.prose(f"… the stack ends here: {visible(stack.cut)}", style=WARN, indent=5)
 
 
-def _function(frame: Frame) -> str:
-    return visible(frame.function) if frame.function else "?"
+def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Each named frame by itself; neighbours without a name in one file together: they tell a reader nothing."""
+    for _, run in groupby(
+        enumerate(frames),
+        key=lambda pair: pair[0] if pair[1].function or pair[1].file else f"unnamed {pair[1].module}",
+    ):
+        yield [frame for _, frame in run]
+
+
+def _function(run: list[Frame]) -> str:
+    name = run[0].function
+    return visible(name) if name else "?" if len(run) == 1 else f"? ({len(run)} frames)"
 
 
 def _owner(frame: Frame) -> str:
-    return version_of(frame.library) if frame.library else ""
+    """Its name; the version stands above the stack."""
+    return shorten(visible(frame.library.name), MAX_NAME) if frame.library else ""
 
 
 def _blamed_frame(stack: Stack) -> int | None:
-    """The frame where the stack enters the responsible library."""
+    """Where the stack enters the responsible library."""
     blamed = stack.responsible
     if blamed is None:
         return None
-    for number, frame in enumerate(stack.frames):
-        if frame.library is not None and _same(frame.library, blamed):
-            return number
-    return None
+    libraries = [frame.library for frame in stack.frames]
+    return next((n for n, library in enumerate(libraries) if library and _same(library, blamed)), None)
 
 
 def _same(one: Library, other: Library) -> bool:
@@ -213,6 +239,22 @@ def _failed(page: Page, failed: FailedFork) -> None:
     _stack(page, failed.stack)
 
 
+def _late(page: Page, late: LateReaping) -> None:
+    page.blank()
+    spread = late.latency
+    times = [
+        f"{name} {latency(each)}"
+        for name, each in (
+            ("half within", spread.p50),
+            ("99 % within", spread.p99),
+            ("all within", spread.max),
+        )
+        if each is not None
+    ]
+    page.line((counted(late.count, "child", "children"), HEAD), ", ".join(["", *times]))
+    _blame(page, late.stack)
+
+
 def _limit(limit: Mapping[str, Any]) -> str:
     now, most = ("?" if limit.get(name) is None else f"{limit[name]:,}" for name in ("current", "value"))
     text = f"{visible(str(limit.get('name')))} {now} of {most}"
@@ -225,10 +267,18 @@ def _limit(limit: Mapping[str, Any]) -> str:
     return text
 
 
+def _is_near(limit: Mapping[str, Any]) -> bool:
+    now, most = limit.get("current"), limit.get("value")
+    if limit.get("full_in_s") is not None or now is None or most is None:
+        return True
+    return bool(now >= NEAR * most)
+
+
 def _limits(page: Page, trace: Trace) -> None:
-    if trace.limits:
+    near = [limit for limit in trace.limits if _is_near(limit)]
+    if near:
         page.heading("Limits")
-        for limit in trace.limits:
+        for limit in near:
             page.prose(_limit(limit), indent=2)
 
 
@@ -240,6 +290,8 @@ def _totals(page: Page, trace: Trace) -> None:
         p50, p99, most = (latency(each) for each in (reaped.p50, reaped.p99, reaped.max))
         waited = f"half within {p50}, 99 % within {p99}, all within {most}"
     zombies = f"{totals.zombies_now:,} standing now" if totals.zombies else ""
+    if totals.zombies_peak > totals.zombies_now:
+        zombies += f"{', ' if zombies else ''}{totals.zombies_peak:,} at once at most"
     if trace.young_zombies:
         zombies += f", {trace.young_zombies:,} for less than {duration(trace.min_age_s)} (no leak)"
     rows: list[tuple[int | None, str, str]] = [
@@ -284,7 +336,7 @@ def _reconciliation(page: Page, trace: Trace) -> None:
     page.blank()
     parts = (
         f"zombies in /proc now: {found.standing:,} =",
-        f"{found.explained:,} explained by the trace",
+        f"{found.explained:,} explained",
         f"+ {found.pre_existing:,} older than the trace",
         f"+ {found.unexplained:,} unexplained",
     )

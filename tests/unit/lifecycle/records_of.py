@@ -118,15 +118,15 @@ class Watched:
     def __init__(self, min_age_ns: int = 0) -> None:
         self.graph = Graph(START, min_age_ns, record_changes=True)
         self.graph.add_existing(Seen(TARGET, INIT, "service", 100, zombie=False), root=True)
-        self._tasks: dict[int, Task] = {}
+        self.tasks: dict[int, Task] = {}
 
     def apply(self, records: Records, samples: Mapping[int, int] | None = None) -> Watched:
         self.graph.apply(records.events, samples or {})
         return self
 
     def task(self, identity: int) -> Task:
-        self._tasks.update((task.id, task) for task in self.graph.take_changed())
-        return self._tasks[identity]
+        self.tasks.update((task.id, task) for task in self.graph.take_changed())
+        return self.tasks[identity]
 
     def totals(self) -> dict[str, int]:
         """Those that are not 0."""

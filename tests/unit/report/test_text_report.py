@@ -19,7 +19,7 @@ from rich.console import Console
 
 from tracer.report.text import MAX_STACKS, render
 from tracer.report.wording import headline
-from tracer.trace import Frame, Stack, Target, Totals, Trace
+from tracer.trace import Frame, Parent, Stack, Target, Totals, Trace
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "report"
 
@@ -161,3 +161,35 @@ def one(stack: Stack = traces.FOO_STACK, count: int = 1, **totals: int) -> Trace
 )
 def test_headline(trace: Trace, sentence: str) -> None:
     assert headline(trace) == sentence
+
+
+def test_neighbouring_frames_without_a_name_share_a_line() -> None:
+    def nameless(offset: int, module: str = "/usr/lib/libruby.so") -> Frame:
+        return Frame(None, None, None, module, library=traces.LIBFOO, offset=offset)
+
+    named = Frame("rb_ensure", None, None, "/usr/lib/libruby.so", library=traces.LIBC, offset=9)
+    frames = (named, nameless(1), nameless(2), named, nameless(3), nameless(4, "/bin/ruby"))
+    stack = Stack(1, frames, None, traces.LIBFOO, traces.LIBFOO, (traces.LIBC, traces.LIBFOO))
+    output = printed(traces.trace(totals=Totals(forks=1, zombies=1), leaks=(traces.leak(stack, 1),)))
+    shown = output.partition("   stack\n")[2].partition("\n\n")[0]
+    assert [line.split()[:2] for line in shown.splitlines()] == [
+        *(["rb_ensure", "/usr/lib/libruby.so+0x9"], ["→", "?"]),
+        *(["rb_ensure", "/usr/lib/libruby.so+0x9"], ["?", "/usr/lib/libruby.so+0x3"]),
+        ["?", "/bin/ruby+0x4"],
+    ]
+    assert "→ ? (2 frames)  /usr/lib/libruby.so+0x1" in shown
+
+
+def test_many_parents_are_counted_together() -> None:
+    parents = tuple(Parent(pid, "daemonize", 1, alive=False) for pid in range(1, 21))
+    leak = replace(traces.leak(Stack(1, ()), 20), parents=parents)
+    output = printed(traces.trace(totals=Totals(forks=20, zombies=20), leaks=(leak,)))
+    assert "pid 5 daemonize: 1, has ended; 15 others: 15" in " ".join(output.split())
+    assert "pid 6 daemonize" not in output
+
+
+def test_limits_that_are_far_away_are_left_to_json() -> None:
+    far = {"name": "pid_max", "where": "the host", "value": 32768, "current": 120, "full_in_s": None}
+    assert "Limits" not in printed(traces.trace(limits=(far,)))
+    for near in ({"current": 16_000}, {"full_in_s": 3600.0}):
+        assert "Limits\n  pid_max " in printed(traces.trace(limits=({**far, **near},)))

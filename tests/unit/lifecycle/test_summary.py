@@ -1,0 +1,94 @@
+"""From counts to the finished model."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from records_of import MS, SECOND, START, TARGET, Records, Watched, of
+
+from tracer.lifecycle.graph import Seen
+from tracer.lifecycle.summary import NO_STACK, OLDER, About, exit_name, summarize
+from tracer.trace import Frame, ReapLatency, Stack, Tally, Trace
+
+STACKS = {n: Stack(n, (Frame(f"spawn_{n}", None, None, None),)) for n in (1, 2)}
+END = START + 121 * SECOND
+
+
+def summary(watched: Watched, **about: object) -> Trace:
+    return summarize(watched.graph.snapshot(END), STACKS, About("1.0", {}, 0.0, (), **about))  # type: ignore[arg-type]
+
+
+def test_leaks_the_largest_first() -> None:
+    records = Records().fork(of(200), stack=1).exit(of(200))
+    for pid in (201, 202):
+        records.fork(of(pid), stack=2).exit(of(pid), status=9)
+    trace = summary(Watched().apply(records))
+    assert [(leak.stack, leak.kind, leak.count, leak.exits, leak.examples) for leak in trace.leaks] == [
+        (STACKS[2], "zombie", 2, {"SIGKILL": 2}, (201, 202)),
+        (STACKS[1], "zombie", 1, {"0": 1}, (200,)),
+    ]
+    first = trace.leaks[1]
+    assert first.oldest_age_s == pytest.approx(120 - 0.001)
+    assert first.rate_per_min == pytest.approx(60 / 121)
+    assert [(parent.pid, parent.comm, parent.count, parent.alive) for parent in first.parents] == [
+        (100, "service", 1, True)
+    ]
+    assert trace.stacks == ((STACKS[2], Tally(2, 0, 2)), (STACKS[1], Tally(1, 0, 1)))
+
+
+def test_a_stack_that_was_lost_and_one_from_before_are_told_apart() -> None:
+    watched = Watched()
+    watched.graph.add_existing(Seen(of(200, -9), TARGET, "old", 200, zombie=False))
+    trace = summary(watched.apply(Records().exit(of(200, -9)).fork(of(201), stack=99).exit(of(201))))
+    assert {leak.stack: (leak.pre_existing, leak.verdict.code) for leak in trace.leaks if leak.verdict} == {
+        OLDER: (True, "pre_existing"),
+        NO_STACK: (False, "unknown"),
+    }
+
+
+def test_what_the_counts_prove() -> None:
+    records = Records().fork(of(200)).exit(of(200)).fork(of(201)).exit(of(201)).wait(of(201))
+    (leak,) = summary(Watched().apply(records)).leaks
+    assert leak.verdict is not None
+    assert leak.verdict.evidence == {
+        "parents_alive": 1,
+        "parents_dead": 0,
+        "children_the_parents_did_reap": 1,
+    }
+    assert "the parent is alive" in leak.verdict.advice
+
+
+def test_failed_forks_by_errno() -> None:
+    trace = summary(Watched().apply(Records().fail(errno.EAGAIN).fail(errno.EAGAIN).fail(9999)))
+    assert [(each.errno, each.count, each.stack) for each in trace.failed_forks] == [
+        ("EAGAIN", 2, STACKS[1]),
+        ("9999", 1, STACKS[1]),
+    ]
+
+
+def test_complete_unless_there_is_a_reason() -> None:
+    assert summary(Watched()).complete
+    assert not summary(Watched(), incomplete_because=("3 records were lost",)).complete
+
+
+def test_reap_latency_in_seconds() -> None:
+    assert summary(Watched()).reap_latency == ReapLatency()
+    latency = summary(Watched().apply(Records().fork(of(200)).exit(of(200)).wait(of(200)))).reap_latency
+    assert (latency.p50, latency.max) == (MS / 1e9, MS / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [
+        (0, "0"),
+        (0x300, "3"),
+        (9, "SIGKILL"),
+        (0x8B, "SIGSEGV+core"),
+        (64, "SIGRTMAX"),
+        (40, "SIG40"),
+        (-1, "unknown"),
+    ],
+)
+def test_exits_in_words(status: int, name: str) -> None:
+    assert exit_name(status) == name
