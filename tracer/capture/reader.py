@@ -226,11 +226,12 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
 def _late(db: sqlite3.Connection, min_age_ns: int) -> dict[int, LatencyHistogram]:
     late: dict[int, LatencyHistogram] = {}
     query = (
-        "SELECT stack, reaped_ns - exited_ns FROM tasks WHERE fate = 'waited' AND NOT root AND exited_ns "
-        f"AND reaped_ns - exited_ns >= {min_age_ns:d} ORDER BY reaped_ns, id"
+        "SELECT stack, reaped_ns - exited_ns FROM tasks "
+        "WHERE fate = 'waited' AND NOT root AND exited_ns ORDER BY reaped_ns, id"
     )
     for stack, stood in _rows(db, query, int, int):
-        late.setdefault(stack, LatencyHistogram()).add(stood)
+        if stood >= min_age_ns:
+            late.setdefault(stack, LatencyHistogram()).add(stood)
     return late
 
 
