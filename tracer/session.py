@@ -88,7 +88,7 @@ class Session:
         self._next_tick = self._next_sweep = self._next_limits = 0.0
         self._headroom = Headroom()
         self._refusals = Refusals()
-        self._suspects = Suspects(self._probe.waits, self._stacks.stack, self._probe.suspect)
+        self._suspects = Suspects(self._probe, self._stacks)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
@@ -131,7 +131,7 @@ class Session:
                 if not task.exited_ns:
                     self._follow(task.id)
         self._probe.follow_everything(False)
-        self._suspects.look(self._roots)
+        self._suspects.watch(self._roots)
         self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
