@@ -190,8 +190,10 @@ def _agreed(verdicts: list[trace.Verdict], otherwise: trace.Verdict = NO_VERDICT
     first = verdicts[0]
     if len(verdicts) == 1:
         return first
-    if len(codes) == 1:
+    if len(codes) == 1 and first.code != "unknown":
         return replace(first, evidence={**first.evidence, "parents_with_this_reason": len(verdicts)})
+    if len(codes) == 1:
+        return first
     reasons = ", ".join(f"{code}: {count}" for code, count in _ranked(codes))
     return trace.Verdict("unknown", {**first.evidence, "reasons_by_parent": reasons}, first.advice)
 
