@@ -38,6 +38,7 @@ class EventType(IntEnum):
 EXIT_AUTOREAP: Final = 1
 FAIL_THREAD: Final = 1
 FAIL_CLONE3: Final = 2
+PIDNS_ADDING: Final = 1 << 31
 STACK_SAMPLE: Final = 1 << 63
 CODE_RECORD: Final = 1 << 62
 

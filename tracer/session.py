@@ -219,8 +219,8 @@ class Session:
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
         self._recognise_interpreters()
-        for key, identity in self.graph.take_failures():
-            self._refusals.explain(key, pid_of(identity), key.errno)
+        for failure in self.graph.take_failures():
+            self._refusals.explain(failure)
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count

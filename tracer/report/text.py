@@ -234,7 +234,9 @@ def _failed(page: Page, failed: FailedFork) -> None:
     kind = "thread" if failed.thread else "fork"
     page.line((f"{counted(failed.count, kind)} failed with {visible(failed.errno)}", BAD))
     if failed.limit:
-        page.labelled("limit", [_limit(failed.limit)])
+        page.labelled("limit", _limit(failed.limit).split(" "), " ", style=HEAD)
+    if failed.reason:
+        page.labelled("cause", visible(failed.reason).split(" "), " ", style=HEAD)
     _blame(page, failed.stack)
     _stack(page, failed.stack)
 
