@@ -234,7 +234,7 @@ def _failed(page: Page, failed: FailedFork) -> None:
     kind = "thread" if failed.thread else "fork"
     page.line((f"{counted(failed.count, kind)} failed with {visible(failed.errno)}", BAD))
     if failed.limit:
-        page.labelled("limit", _limit(failed.limit).split(" "), " ", style=HEAD)
+        page.labelled("limit", _refusal(failed.limit).split(" "), " ", style=HEAD)
     if failed.reason:
         page.labelled("cause", visible(failed.reason).split(" "), " ", style=HEAD)
     _blame(page, failed.stack)
@@ -255,6 +255,13 @@ def _late(page: Page, late: LateReaping) -> None:
     ]
     page.line((counted(late.count, "child", "children"), HEAD), ", ".join(["", *times]))
     _blame(page, late.stack)
+
+
+def _refusal(limit: Mapping[str, Any]) -> str:
+    """What refused a clone.  A limit of 0 is none that was set: nothing can be made there any more."""
+    if limit.get("value") == 0:
+        return f"{visible(str(limit.get('name')))}: {visible(str(limit.get('where')))}"
+    return _limit(limit)
 
 
 def _limit(limit: Mapping[str, Any]) -> str:
