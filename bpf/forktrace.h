@@ -31,24 +31,29 @@ enum event_type {
 	EV_THREAD,	/* a thread was created */
 	EV_THREAD_EXIT, /* a thread ended, its process lives on */
 	EV_FAIL,	/* clone, clone3, fork or vfork failed */
+	EV_WAIT_PLACE,	/* the stack of a wait call, once a place */
 };
 
 /* event.flags; of EV_WAIT4 and EV_WAITID: the call's options */
 #define EXIT_AUTOREAP 1u	  /* EV_EXIT: the parent ignores SIGCHLD or set SA_NOCLDWAIT */
 #define FAIL_THREAD 1u		  /* EV_FAIL: it was to be a thread */
+#define PIDNS_ADDING (1u << 31)	  /* EV_FAIL: include/linux/pid_namespace.h */
 #define FAIL_CLONE3 2u		  /* EV_FAIL: by clone3 (on ENOSYS the C library tries clone next) */
 
 struct event {
 	u64 ts;		    /* CLOCK_BOOTTIME, ns */
 	u64 task;	    /* identity: the child (FORK), the waiter (WAIT4, WAITID), else the process itself */
-	u64 parent;	    /* identity of the real parent at this moment (FORK, EXIT, RELEASE) */
-	u64 forker;	    /* FORK: who called clone; with CLONE_PARENT that is not the parent */
+	u64 parent;	    /* identity of the real parent at this moment (FORK, EXIT, RELEASE).  FAIL: pid_max of the pid
+			       namespace, 0 where it has none of its own */
+	u64 forker;	    /* FORK: who called clone; with CLONE_PARENT that is not the parent.  EXIT: the address of the parent's
+			       SIGCHLD handler, 0 if it has none.  FAIL: the pid namespace's inode number */
 	u64 stack;	    /* FORK, FAIL: id of a known stack, or the number of a sample with STACK_SAMPLE set; 0: none */
 	u32 type;	    /* enum event_type */
 	u32 flags;
 	s32 value;	    /* FORK: exit signal; EXIT: wait status; WAIT*: pid in the waiter's namespace, 0: not known; FAIL: errno */
 	u32 tid;	    /* the acting thread's pid (FORK, THREAD: of who called clone), in the initial namespace */
-	u32 ns_pid;	    /* FORK: the child's pid in its own pid namespace */
+	u32 ns_pid;	    /* FORK: the child's pid in its own pid namespace.  FAIL: pids taken in the namespace, and
+			       PIDNS_ADDING unless its init is dead */
 	u32 forker_ns_pid;  /* FORK: the child's pid as its forker's namespace sees it */
 	char comm[COMM_LEN]; /* FORK: the forker's; EXIT: the leader's; EXEC: the new one */
 };
@@ -165,6 +170,50 @@ struct traced {
 	u64 image;	 /* which exec's address space */
 	u64 parent_task; /* of the dead: the kernel's address of the real parent at the exit, */
 	u64 parent;	 /* and its identity */
+};
+
+/*
+ * The wait calls of a process that returned since its last exec, by what they would take: any child, or some named
+ * ones.  empty: the last that found nothing, because of WNOHANG or by ECHILD.
+ */
+struct waits {
+	u64 any_calls;
+	u64 any_last_ns;
+	u64 any_empty_ns;
+	u64 some_calls;
+	u64 some_last_ns;
+	u64 some_empty_ns;
+	u64 reaped;	 /* calls of both kinds that took a child away */
+	u32 any_options; /* of all the calls, or-ed */
+	u32 some_options;
+	s32 some_target; /* of the last call */
+	u32 kinds;	 /* WAITS_* */
+};
+
+#define WAITS_GROUP 1u	/* some were for a process group */
+#define WAITS_PIDFD 2u	/* some by a pidfd took nobody away: whose it was is not known */
+#define WAITS_LOOKED 4u /* some for any child found one and left it (WNOWAIT) */
+
+#define WAIT_ANY (-1)
+#define WAIT_OTHER ((s32)0x80000000) /* the caller's process group, or a pidfd */
+
+/* The last wait call for one pid that did not reap it. */
+struct named_key {
+	u64 waiter; /* identity */
+	s32 pid;    /* as the waiter's namespace has it */
+	u32 pad;
+};
+
+struct named_wait {
+	u64 last_ns;
+	u32 calls;
+	s32 result; /* 0: it had not ended; 1: it had, and was left (WNOWAIT, a stop); -ECHILD: no child that it could see */
+};
+
+struct wait_site {
+	u64 image;
+	u64 ip;
+	u64 sp;
 };
 
 /* config.mode */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Fork, exec, exit, release, wait, and the clones that fail: one fixed-size record each, for traced processes only.
+ * Fork, exec, exit and release: one fixed-size record each, for traced processes only.
  * Raw tracepoints hand over the task itself: they cost other processes nothing, and their arguments did not change
- * between 6.12 and 6.16 as the formatted ones did.  The on_*_return programs sit on syscall tracepoints.
+ * between 6.12 and 6.16 as the formatted ones did.
  *
  * Trap numbers are those of docs/lifecycle.md.
  */
@@ -17,9 +17,8 @@
 #define SIGCHLD 17
 #define SIG_IGN 1
 #define SA_NOCLDWAIT 2
-#define CLD_TRAPPED 4
-#define EFAULT 14
-#define ERESTART 512 /* errors from here on never reach user space: the call is restarted */
+
+BPF_TABLE("lru_hash", u64, struct waits, waits, 16384); /* filled by calls.c */
 
 /* A thread that the kernel runs in the process for io_uring or vhost, or one of the kernel's own (trap 20). */
 static inline u32 is_worker(char *task)
@@ -132,26 +131,29 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		t->image = bpf_ktime_get_boot_ns();
+	waits.delete(&e.task); /* it is another program's children now, and another program that must wait */
 	send(&e);
 	return 0;
 }
 
-/* 1 if the child of this leader will be reaped by nobody's wait, but by itself (trap 3). */
-static inline u32 autoreaps(char *leader)
+/*
+ * What the parent of this leader does at its death: the address of the SIGCHLD handler, 0 if there is none.
+ * autoreap: the child will be reaped by nobody's wait, but by itself (trap 3).
+ */
+static inline u64 at_sigchld(char *leader, u32 *autoreap)
 {
 	s32 exit_signal = 0;
 	char *parent = 0, *sighand = 0;
 	u64 handler = 0, flags = 0;
 
 	READ(exit_signal, leader, TASK_EXIT_SIGNAL);
-	if (exit_signal != SIGCHLD)
-		return 0;
 	READ(parent, leader, TASK_REAL_PARENT);
 	READ(sighand, parent, TASK_SIGHAND);
 	char *action = sighand + SIGHAND_ACTION + (SIGCHLD - 1) * SIZEOF_K_SIGACTION;
 	READ(handler, action, SIGACTION_HANDLER);
 	READ(flags, action, SIGACTION_FLAGS);
-	return handler == SIG_IGN || (flags & SA_NOCLDWAIT);
+	*autoreap = exit_signal == SIGCHLD && (handler == SIG_IGN || (flags & SA_NOCLDWAIT));
+	return handler == SIG_IGN ? 0 : handler;
 }
 
 /* sched_process_exit(task[, group_dead]): before the parent is told. */
@@ -182,7 +184,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		send(&e);
 		return 0;
 	}
-	u32 signal_flags = 0;
+	u32 signal_flags = 0, autoreap = 0;
 
 	READ(leader, self, TASK_GROUP_LEADER);
 	READ(signal_flags, signal, SIGNAL_FLAGS);
@@ -196,7 +198,8 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		READ(t->parent_task, leader, TASK_REAL_PARENT);
 		t->parent = e.parent;
 	}
-	e.flags = autoreaps(leader) ? EXIT_AUTOREAP : 0;
+	e.forker = at_sigchld(leader, &autoreap);
+	e.flags = autoreap ? EXIT_AUTOREAP : 0;
 	READ(e.comm, leader, TASK_COMM);
 	send(&e);
 	return 0;
@@ -232,134 +235,3 @@ int on_free(struct bpf_raw_tracepoint_args *ctx)
 	send(&e);
 	return 0;
 }
-
-/* The id of the current process if its calls are of interest, else 0. */
-static inline u64 followed_self(void)
-{
-	u64 id = identity((char *)bpf_get_current_task());
-
-	return (mode() & MODE_ALL) || traced.lookup(&id) ? id : 0;
-}
-
-#ifdef SYSCALL_RET /* offset of the return value in the sys_exit tracepoints' records, from tracefs */
-
-struct syscall_return {
-	char head[SYSCALL_RET];
-	long ret;
-};
-
-/* The call's arguments are in the registers that it was entered with. */
-static inline u64 argument(int index)
-{
-	u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (char *)user_regs() + index * 8);
-	return value;
-}
-
-int on_wait4_return(struct syscall_return *ctx)
-{
-	long pid = ctx->ret;
-	struct event e = {};
-
-	if (pid == -EFAULT) /* it reaped a child, and could not say so */
-		pid = 0;
-	else if (pid <= 0)
-		return 0;
-	e.task = followed_self();
-	if (!e.task)
-		return 0;
-	u32 status = 0;
-	u64 status_at = argument(REG_ARG2);
-
-	/* A stop or a continuation was reported: no reaping. */
-	if (status_at && READ_USER(status, status_at) == 0 && ((status & 0xff) == 0x7f || status == 0xffff))
-		return 0;
-	e.type = EV_WAIT4;
-	e.value = pid;
-	e.flags = argument(REG_ARG3);
-	e.tid = bpf_get_current_pid_tgid();
-	send(&e);
-	return 0;
-}
-
-/* siginfo_t as waitid fills it. */
-struct wait_info {
-	s32 signo, error, code, pad, pid, uid, status;
-};
-
-int on_waitid_return(struct syscall_return *ctx)
-{
-	struct event e = {};
-
-	if (ctx->ret && ctx->ret != -EFAULT)
-		return 0;
-	e.task = followed_self();
-	if (!e.task)
-		return 0;
-	u64 info_at = argument(REG_ARG3);
-	struct wait_info info = {};
-
-	if (info_at && READ_USER(info, info_at) == 0) {
-		if (info.signo != SIGCHLD || !info.pid)
-			return 0; /* WNOHANG, and nothing there */
-		if (info.code >= CLD_TRAPPED)
-			return 0; /* trapped, stopped or continued: no reaping */
-		e.value = info.pid;
-	}
-	e.type = EV_WAITID;
-	e.flags = argument(REG_ARG4);
-	e.tid = bpf_get_current_pid_tgid();
-	send(&e);
-	return 0;
-}
-
-static inline int failed(void *ctx, long ret, u32 flags)
-{
-	struct event e = {};
-
-	if (ret >= 0 || ret <= -ERESTART)
-		return 0;
-	e.task = followed_self();
-	if (!e.task)
-		return 0;
-	struct traced *t = traced.lookup(&e.task);
-
-	e.type = EV_FAIL;
-	e.value = -ret;
-	e.flags = flags;
-	e.tid = bpf_get_current_pid_tgid();
-	bpf_get_current_comm(e.comm, sizeof(e.comm));
-	u32 language = mode() & MODE_STACKS ? begin_stack(&e, e.task, t ? t->image : 0, 0) : LANG_MAX;
-	if (language == LANG_MAX) {
-		send(&e);
-		return 0;
-	}
-	if (language)
-		call_walkers.call((struct pt_regs *)ctx, language);
-	return finish_stack();
-}
-
-int on_clone_return(struct syscall_return *ctx)
-{
-	if (ctx->ret >= 0)
-		return 0;
-	return failed(ctx, ctx->ret, argument(REG_ARG1) & CLONE_THREAD ? FAIL_THREAD : 0);
-}
-
-int on_clone3_return(struct syscall_return *ctx)
-{
-	u64 flags = 0;
-
-	if (ctx->ret >= 0)
-		return 0;
-	READ_USER(flags, argument(REG_ARG1)); /* struct clone_args begins with its flags */
-	return failed(ctx, ctx->ret, FAIL_CLONE3 | (flags & CLONE_THREAD ? FAIL_THREAD : 0));
-}
-
-int on_fork_return(struct syscall_return *ctx)
-{
-	return failed(ctx, ctx->ret, 0);
-}
-
-#endif

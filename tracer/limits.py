@@ -29,6 +29,7 @@ class Limit:
     where: str
     value: int
     current: int | None
+    refusals: int | None = None  # of pids.max: clones that it refused so far
 
 
 def limits(pid: int, stats: Mapping[int, procfs.Stat] | None = None) -> tuple[Limit, ...]:
@@ -91,11 +92,20 @@ def _up_the_tree(path: str, unified: bool) -> Iterator[Limit]:
             directory = mount_point / here.relative_to(top)
             value = _number(_text(directory / "pids.max"))
             if value is not None:
-                yield Limit("pids.max", str(here), value, _number(_text(directory / "pids.current")))
+                current = _number(_text(directory / "pids.current"))
+                yield Limit("pids.max", str(here), value, current, _refusals(directory))
             if here == Path(top):
                 return
             here = here.parent
         return
+
+
+def _refusals(directory: Path) -> int | None:
+    for line in _text(directory / "pids.events").splitlines():
+        name, _, count = line.partition(" ")
+        if name == "max":
+            return _number(count)
+    return None
 
 
 def cgroup_mounts(unified: bool) -> Iterator[tuple[Path, str]]:

@@ -32,13 +32,24 @@ class EventType(IntEnum):
     THREAD = 7
     THREAD_EXIT = 8
     FAIL = 9
+    WAIT_PLACE = 10
 
 
 EXIT_AUTOREAP: Final = 1
 FAIL_THREAD: Final = 1
 FAIL_CLONE3: Final = 2
+PIDNS_ADDING: Final = 1 << 31
 STACK_SAMPLE: Final = 1 << 63
 CODE_RECORD: Final = 1 << 62
+
+WAIT_ANY: Final = -1
+WAIT_OTHER: Final = -(1 << 31)  # the caller's own process group, or a pidfd
+WAITS: Final = struct.Struct("=QQQQQQQIIiI")
+WAITS_GROUP: Final = 1
+WAITS_PIDFD: Final = 2
+WAITS_LOOKED: Final = 4
+NAMED_KEY: Final = struct.Struct("=QiI")
+NAMED_WAIT: Final = struct.Struct("=QIi")
 
 MODE_ALL: Final = 1
 MODE_STACKS: Final = 2

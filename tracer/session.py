@@ -30,7 +30,9 @@ from tracer.lifecycle.summary import About, summarize
 from tracer.lifecycle.task import pid_of
 from tracer.probe.probe import Probe, ProbeOptions
 from tracer.records import EVENT, CodeRecord
+from tracer.refusals import Refusals
 from tracer.stacks.store import StackStore
+from tracer.suspects import Suspects
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
@@ -88,6 +90,8 @@ class Session:
         self._captured_stacks = 0
         self._next_tick = self._next_sweep = self._next_limits = 0.0
         self._headroom = Headroom()
+        self._refusals = Refusals()
+        self._suspects = Suspects(self._probe, self._stacks)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
@@ -124,11 +128,13 @@ class Session:
             self._add_targets(stats, identities)
         self._follow_newcomers()
         self._probe.follow_everything(False)
+        self._suspects.watch(self._roots)
+        self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
         self._next_sweep = time.monotonic() + SWEEP_S
         if self.capture is not None:  # the targets are known now
-            self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+            self._flush(self._snapshot(), self._about(), final=False)
 
     def _follow_those_there(self, identities: list[int]) -> None:
         """Before anything is attached, so that hardly anybody of ours forks unfollowed, and without a stack."""
@@ -234,6 +240,8 @@ class Session:
         )
         probe.events.consume(len(view))
         self._recognise_interpreters()
+        for failure in self.graph.take_failures():
+            self._refusals.explain(failure)
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count
@@ -255,10 +263,11 @@ class Session:
             self._add_newcomers(self.options.cgroup)
         if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
             self._suspect = self._suspect or self._scan()
+        self._suspects.look(self.graph.suspects())
         if time.monotonic() >= self._next_limits:
             self._sample_limits()
         if self.capture is not None:
-            self._flush(self.graph.snapshot(procfs.boottime_ns()), self._about(), final=False)
+            self._flush(self._snapshot(), self._about(), final=False)
 
     def _sample_limits(self, stats: dict[int, procfs.Stat] | None = None) -> None:
         now = time.monotonic()
@@ -324,6 +333,7 @@ class Session:
     def finish(self) -> trace.Trace:
         """End the tracing, settle what is open, and give the finished model."""
         self.drain()
+        self._suspects.look(self.graph.suspects())
         self._sample_limits()
         seen, at_ns = self._scan()
         self.drain()
@@ -344,12 +354,16 @@ class Session:
         """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
         reconciliation = self._reconcile(seen)
         self.graph.resync(seen, at_ns)
-        snapshot = self.graph.snapshot(procfs.boottime_ns())
+        snapshot = self._snapshot()
         about = self._about(reconciliation)
         self._flush(snapshot, about, final=True)
         named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
         notes = (*self._notes, *self._stacks.notes())  # of the flush, too
         return summarize(snapshot, named, replace(about, notes=notes))
+
+    def _snapshot(self) -> Snapshot:
+        snapshot = self.graph.snapshot(procfs.boottime_ns())
+        return replace(snapshot, facts=self._suspects.facts(snapshot), failed_limits=self._refusals.found)
 
     def _reconcile(self, seen: dict[int, Seen]) -> trace.Reconciliation:
         """The zombies of ``seen``, each explained by the trace or not."""

@@ -102,6 +102,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitSite:
+    """A place where a parent waits.
+
+    target: "any child", "pid 4711", "process group 4711" or "its own process group, or a pidfd".
+    """
+
+    target: str
+    nohang: bool
+    stack: Stack
+
+
+@dataclass(frozen=True, slots=True)
 class Leak:
     """Children forked by one stack that share one fate and were never waited for.
 
@@ -122,17 +134,22 @@ class Leak:
     examples: tuple[int, ...]
     verdict: Verdict
     pre_existing: bool = False
+    waits: tuple[WaitSite, ...] = ()  # where the parent does wait
 
 
 @dataclass(frozen=True, slots=True)
 class FailedFork:
-    """Clones that failed with one errno on one stack.  ``thread``: it was to be a thread."""
+    """Clones that failed with one errno on one stack.  ``thread``: it was to be a thread.
+
+    limit: what refused them, in the form of the trace's ``limits``.  reason: what is known without one.
+    """
 
     errno: str
     count: int
     thread: bool
     stack: Stack
     limit: Mapping[str, Any] | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +162,8 @@ class Target:
 class Totals:
     """The whole trace in integers; None where it was not measured.
 
-    zombies: fate ``zombie``; zombies_now: those still standing at the end of the trace.
+    zombies: fate ``zombie``; zombies_now: dead children that stand at the end of the trace, zombies_peak: the most that
+    stood at once.
     """
 
     forks: int = 0
@@ -155,6 +173,7 @@ class Totals:
     waited: int = 0
     zombies: int = 0
     zombies_now: int = 0
+    zombies_peak: int = 0
     orphaned: int = 0
     autoreaped: int = 0
     running: int = 0
@@ -234,6 +253,15 @@ class ReapLatency:
 
 
 @dataclass(frozen=True, slots=True)
+class LateReaping:
+    """Children of one stack that were waited for, but stood as zombies for at least the trace's min_age first."""
+
+    stack: Stack
+    count: int
+    latency: ReapLatency
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """One trace, finished (or as far as a killed tracer's capture goes)."""
 
@@ -249,6 +277,7 @@ class Trace:
     failed_forks: tuple[FailedFork, ...] = ()
     limits: tuple[Mapping[str, Any], ...] = ()
     reap_latency: ReapLatency = field(default_factory=ReapLatency)
+    late: tuple[LateReaping, ...] = ()  # largest count first
     reconciliation: Reconciliation | None = None
     stacks: tuple[tuple[Stack, Tally], ...] = ()  # every stack that forked, most forks first
     incomplete_because: tuple[str, ...] = ()  # one sentence each; empty when complete

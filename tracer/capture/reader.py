@@ -6,6 +6,7 @@ trigger or generated column runs), every value's type is checked, and nothing in
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -26,7 +27,16 @@ from urllib.parse import quote
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta, from_rows
 from tracer.capture.schema import APPLICATION_ID, TABLES, TASK_FIELDS, UPGRADES, VERSION
-from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
+from tracer.lifecycle.facts import NamedWait, ParentFacts, Waits
+from tracer.lifecycle.snapshot import (
+    FailedKey,
+    Group,
+    LatencyHistogram,
+    Process,
+    Snapshot,
+    StackCounts,
+    WaitPlace,
+)
 from tracer.lifecycle.task import Fate, Task
 from tracer.trace import Frame, Library, Stack
 
@@ -220,14 +230,94 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
             for row in _rows(db, "SELECT * FROM processes", int, str, int, int, int)
         },
         failed={
-            FailedKey(stack, errno, bool(thread)): count
-            for stack, errno, thread, count in _rows(db, "SELECT * FROM failed_forks", *[int] * 4)
+            FailedKey(stack, errno, bool(thread)): count for stack, errno, thread, count, _ in _failed(db)
+        },
+        failed_limits={
+            FailedKey(stack, errno, bool(thread)): _limit(limit)
+            for stack, errno, thread, _, limit in _failed(db)
+            if limit is not None
         },
         latency=_latency(db),
+        late=_late(db, round(meta.min_age_s * 1e9)),
+        facts={row[0]: _facts(row[1]) for row in _rows(db, "SELECT * FROM facts", int, str)},
+        wait_places=_wait_places(db),
     )
     if not meta.finished:
         meta = replace(meta, incomplete_because=(*meta.incomplete_because, _unfinished(meta)))
     return LoadedCapture(snapshot, _stacks(db), meta)
+
+
+def _late(db: sqlite3.Connection, min_age_ns: int) -> dict[int, LatencyHistogram]:
+    late: dict[int, LatencyHistogram] = {}
+    query = (
+        "SELECT stack, reaped_ns - exited_ns FROM tasks "
+        "WHERE fate = 'waited' AND NOT root AND exited_ns ORDER BY reaped_ns, id"
+    )
+    for stack, stood in _rows(db, query, int, int):
+        if stood >= min_age_ns:
+            late.setdefault(stack, LatencyHistogram()).add(stood)
+    return late
+
+
+def _failed(db: sqlite3.Connection) -> Iterator[Row]:
+    return _rows(db, "SELECT * FROM failed_forks", int, int, int, int, str | None)
+
+
+def _limit(text: str) -> dict[str, Any]:
+    limit = _json(text)
+    kinds = {"name": str, "where": str, "value": int, "current": int}
+    if not isinstance(limit, dict) or {name: type(value) for name, value in limit.items()} != kinds:
+        raise _Damaged(f"limit {text[:80]!r}")
+    return limit
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise _Damaged("a value is nested too deep") from None
+
+
+def _facts(text: str) -> ParentFacts:
+    """Every field's type is checked."""
+    fields = _json(text)
+    if not isinstance(fields, dict):
+        raise _Damaged(f"facts {text[:80]!r}")
+    waits, named, targets = (fields.pop(name, None) for name in ("waits", "named", "waiting_for"))
+    if (
+        not isinstance(named, list)
+        or not isinstance(targets, list)
+        or any(type(n) is not int for n in targets)
+    ):
+        raise _Damaged(f"facts {text[:80]!r}")
+    return ParentFacts(
+        **_typed(ParentFacts(), fields, ("state", "handler")),
+        waits=None if waits is None else Waits(**_typed(Waits(), waits, ("some_target",))),
+        named=tuple(NamedWait(**_typed(NamedWait(), each, ())) for each in named),
+        waiting_for=tuple(targets),
+    )
+
+
+def _typed(example: Any, values: Any, optional: tuple[str, ...]) -> dict[str, Any]:
+    """Some fields of a dataclass, each of its example's type.  optional: those that may be None."""
+    if not isinstance(values, dict):
+        raise _Damaged(f"facts: {str(values)[:80]!r}")
+    for name, value in values.items():
+        if name not in type(example).__dataclass_fields__:
+            raise _Damaged(f"facts: {name[:40]} is unknown")
+        kind = type(getattr(example, name))
+        if name in optional:
+            kind = type(None) if value is None else int if name == "some_target" else str
+        if type(value) is not kind or kind not in (int, str, bool, type(None)):
+            raise _Damaged(f"facts: {name[:40]} is {str(value)[:40]!r}")
+    return values
+
+
+def _wait_places(db: sqlite3.Connection) -> dict[int, tuple[WaitPlace, ...]]:
+    places: dict[int, tuple[WaitPlace, ...]] = {}
+    for process, *place in _rows(db, "SELECT * FROM wait_places", *[int] * 4):
+        places[process] = (*places.get(process, ()), WaitPlace(*place))
+    return places
 
 
 def _unfinished(meta: Meta) -> str:

@@ -25,6 +25,7 @@ TABLES: Mapping[str, str] = {
   stack INTEGER NOT NULL,         -- stacks.id; 0: none came with the fork, -1: forked before the trace
   ns_pid INTEGER NOT NULL,        -- pid in its innermost namespace
   forker_ns_pid INTEGER NOT NULL,
+  exit_signal INTEGER NOT NULL,   -- what its death sends: 17 is SIGCHLD
   fork_comm TEXT NOT NULL,        -- the forker's name when it forked
   comm TEXT NOT NULL,
   execs INTEGER NOT NULL,
@@ -45,6 +46,17 @@ TABLES: Mapping[str, str] = {
   alive INTEGER NOT NULL,
   reaped_others INTEGER NOT NULL
 )""",
+    "facts": """CREATE TABLE facts (        -- of parents and adopters: what a verdict rests on
+  process INTEGER PRIMARY KEY,    -- tasks.id
+  facts TEXT NOT NULL             -- JSON
+)""",
+    "wait_places": """CREATE TABLE wait_places (  -- where a process waits
+  process INTEGER NOT NULL,       -- tasks.id
+  stack INTEGER NOT NULL,         -- stacks.id
+  target INTEGER NOT NULL,        -- -1: any child; a pid; a negated process group; -2147483648: else
+  options INTEGER NOT NULL,       -- the call's
+  PRIMARY KEY (process, stack)
+) WITHOUT ROWID""",
     "libraries": """CREATE TABLE libraries (
   id INTEGER PRIMARY KEY,
   kind TEXT NOT NULL,
@@ -99,6 +111,7 @@ TABLES: Mapping[str, str] = {
   errno INTEGER NOT NULL,
   thread INTEGER NOT NULL,        -- 1: it was to be a thread
   count INTEGER NOT NULL,
+  "limit" TEXT,                   -- JSON of the limit that refused them, where it is known
   PRIMARY KEY (stack, errno, thread)
 ) WITHOUT ROWID""",
     "totals": """CREATE TABLE totals (
@@ -114,8 +127,8 @@ TABLES: Mapping[str, str] = {
 # The order of the columns of tasks, as attributes.  `.value` and `.real` make plain str and int of the enum
 # and the bool: sqlite3 binds those without a search for an adapter.
 TASK_FIELDS = (
-    "id", "parent", "forker", "forked_ns", "stack", "ns_pid", "forker_ns_pid", "fork_comm", "comm", "execs",
-    "threads", "exited_ns", "exit_code", "exit_parent", "reaped_ns", "reaper", "reaped_by_call",
+    "id", "parent", "forker", "forked_ns", "stack", "ns_pid", "forker_ns_pid", "exit_signal", "fork_comm", "comm",
+    "execs", "threads", "exited_ns", "exit_code", "exit_parent", "reaped_ns", "reaper", "reaped_by_call",
     "fate.value", "root.real",
 )  # fmt: skip
 

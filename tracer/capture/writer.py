@@ -8,12 +8,13 @@ by it, and fsync on a failing host can stall a tracer for seconds.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from operator import attrgetter
 from pathlib import Path
 from tempfile import mktemp
@@ -56,7 +57,9 @@ class CaptureWriter:
             "totals": _Mirror("totals", ("name",), 2),
             "stack_counts": _Mirror("stack_counts", ("stack",), 8),
             "processes": _Mirror("processes", ("id",), 5),
-            "failed_forks": _Mirror("failed_forks", ("stack", "errno", "thread"), 4),
+            "facts": _Mirror("facts", ("process",), 2),
+            "wait_places": _Mirror("wait_places", ("process", "stack"), 4),
+            "failed_forks": _Mirror("failed_forks", ("stack", "errno", "thread"), 5),
             "latency": _Mirror("latency", ("bucket",), 2),
         }
         try:
@@ -163,8 +166,15 @@ class CaptureWriter:
                 (p.id,): (_storable(p.comm), p.ns_pid, int(p.alive), p.reaped_others)
                 for p in snapshot.processes.values()
             },
+            "facts": {(each,): (json.dumps(asdict(facts)),) for each, facts in snapshot.facts.items()},
+            "wait_places": {
+                (each, place.stack): (place.target, place.options)
+                for each, places in snapshot.wait_places.items()
+                for place in places
+            },
             "failed_forks": {
-                (key.stack, key.errno, int(key.thread)): (count,) for key, count in snapshot.failed.items()
+                (key.stack, key.errno, int(key.thread)): (count, _limit(snapshot.failed_limits.get(key)))
+                for key, count in snapshot.failed.items()
             },
             "latency": latency,
         }
@@ -360,3 +370,7 @@ def _failure(path: Path, error: Exception) -> CaptureError:
     else:
         remedy = "name a file that can be written with -o"
     return CaptureError(f"cannot write the capture {path}: {reason}", remedy)
+
+
+def _limit(limit: Mapping[str, Any] | None) -> str | None:
+    return None if limit is None else json.dumps(dict(limit))

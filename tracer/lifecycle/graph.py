@@ -10,18 +10,29 @@ the exact time and the waiter; the release record is the truth where no call was
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
+from tracer.lifecycle.snapshot import (
+    FailedKey,
+    Group,
+    LatencyHistogram,
+    Process,
+    Snapshot,
+    StackCounts,
+    WaitPlace,
+)
 from tracer.lifecycle.task import NS_PER_TICK, PRE_EXISTING, Fate, Task, pid_of
 from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
 
 WNOWAIT = 0x01000000
 MAX_DEAD_INITS = 1024  # remembered until what they left behind is released, some milliseconds
+SIGCHLD = 17
 _ENOSYS = 38
 _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
 _THREAD, _THREAD_EXIT = int(EventType.THREAD), int(EventType.THREAD_EXIT)
+_WAIT_PLACE = int(EventType.WAIT_PLACE)
+MAX_PLACES = 8  # where one process waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,27 @@ class Seen:
     ns_pid: int
     zombie: bool
     threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PidNamespace:
+    """Where a clone failed.  id: inode number.  pid_max: its own, 0 before Linux 6.14.
+
+    taken: pids in use, with PIDNS_ADDING unless its init is dead.
+    """
+
+    id: int
+    taken: int
+    pid_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One clone that failed, and the identity of who called it."""
+
+    key: FailedKey
+    caller: int
+    namespace: PidNamespace
 
 
 class Graph:
@@ -66,6 +98,8 @@ class Graph:
         self._parents: dict[int, Process] = {}
         self._reaped: dict[int, int] = {}  # living parent -> children that it did wait for
         self._failed: dict[FailedKey, int] = {}
+        self._wait_places: dict[int, dict[int, tuple[int, int]]] = {}  # process -> stack -> target, options
+        self._handlers: dict[int, int] = {}  # process -> address of its SIGCHLD handler
         self._enosys: dict[
             int, FailedKey
         ] = {}  # tid -> clone3 refused: no failure if a clone follows (trap 12)
@@ -73,9 +107,12 @@ class Graph:
             int, tuple[int, str]
         ] = {}  # waiter -> when and how it last reaped it knows not whom
         self._latency = LatencyHistogram()
+        self._late: dict[int, LatencyHistogram] = {}  # by stack
+        self._peak = 0  # zombies that stood at once
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
         self._execed: list[int] = []
+        self._failures: list[Failure] = []
         self._names: dict[bytes, str] = {}
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
@@ -89,7 +126,7 @@ class Graph:
         """Apply records, oldest first; returns how many.  samples: number of a stack sample -> stack id."""
         tasks, dead, dead_in_ns, names = self.tasks, self._dead, self._dead_in_ns, self._names
         changed, stacks, reaped, enosys = self._changed, self._stacks, self._reaped, self._enosys
-        latency, blind = self._latency.add, self._blind_waits
+        latency, blind, handlers = self._latency.add, self._blind_waits, self._handlers
         count = 0
         for (
             _,
@@ -133,11 +170,15 @@ class Graph:
                     task.fate = Fate.AUTOREAPED
                 else:
                     task.fate = Fate.ZOMBIE
+                if forker:
+                    handlers[parent] = forker
                 pid = ident >> 32
-                dead[pid] = task
-                if task.ns_pid != pid:
-                    dead_in_ns.setdefault((parent, task.ns_pid), task)
-                    dead_in_ns[parent, task.forker_ns_pid] = task
+                if not (task.root or task.fate is Fate.AUTOREAPED):
+                    dead[pid] = task
+                    self._peak = max(self._peak, len(dead))
+                    if task.ns_pid != pid:
+                        dead_in_ns.setdefault((parent, task.ns_pid), task)
+                        dead_in_ns[parent, task.forker_ns_pid] = task
                 if changed is not None:
                     changed[ident] = task
             elif kind == _FORK:
@@ -160,6 +201,7 @@ class Graph:
                     task.parent, task.forker, task.forked_ns, task.stack = parent, forker, ts, stack
                     task.root = False
                 task.ns_pid, task.forker_ns_pid = ns_pid, forker_ns_pid
+                task.exit_signal = value
                 task.comm = task.fork_comm = names.get(comm) or self._name(comm)
                 counts = stacks.get(stack)
                 if counts is None:
@@ -209,6 +251,11 @@ class Graph:
                 task = tasks.get(ident)
                 if task is not None:
                     task.execs += 1
+                    task.exit_signal = SIGCHLD  # whatever clone was told
+                    # Another program now: what the old one waited for proves nothing of it.
+                    reaped.pop(ident, None)
+                    handlers.pop(ident, None)
+                    self._wait_places.pop(ident, None)
                     self._execed.append(ident)
                     task.comm = names.get(comm) or self._name(comm)
                     self._execs += 1
@@ -225,8 +272,13 @@ class Graph:
                 task = tasks.get(ident)
                 if task is not None and task.threads > 1:
                     task.threads -= 1
+            elif kind == _WAIT_PLACE:
+                places = self._wait_places.setdefault(ident, {})
+                if len(places) < MAX_PLACES:
+                    places[samples.get(stack, 0) if stack >= STACK_SAMPLE else stack] = value, flags
             elif ident in tasks:
-                self._fail(stack, flags, value, tid, samples)
+                where = PidNamespace(forker, ns_pid, parent)
+                self._fail(Failure(FailedKey(stack, value, False), ident, where), flags, tid, samples)
         return count
 
     def _name(self, comm: bytes) -> str:
@@ -280,7 +332,8 @@ class Graph:
         """The waiter is the parent that the task has now: it was reparented, before or after it died."""
         return waiter == task.exit_parent or not self._alive(task.parent)
 
-    def _fail(self, stack: int, flags: int, errno: int, tid: int, samples: Mapping[int, int]) -> None:
+    def _fail(self, failure: Failure, flags: int, tid: int, samples: Mapping[int, int]) -> None:
+        stack, errno = failure.key.stack, failure.key.errno
         if stack >= STACK_SAMPLE:
             stack = samples.get(stack, 0)
         key = FailedKey(stack, errno, bool(flags & FAIL_THREAD))
@@ -289,6 +342,7 @@ class Graph:
             return
         self._enosys.pop(tid, None)
         self._failed[key] = self._failed.get(key, 0) + 1
+        self._failures.append(replace(failure, key=key))
 
     # --- folding -----------------------------------------------------------------------------------------------
 
@@ -313,9 +367,11 @@ class Graph:
             self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
         self._note_change(task)
         self._blind_waits.pop(task.id, None)
+        self._handlers.pop(task.id, None)
         if self._remember_folded:
             self._folded.add(task.id)
         if task.id not in self._parents:
+            self._wait_places.pop(task.id, None)
             self._reaped.pop(task.id, None)
         if not task.root:
             self._count(task, self._stacks, self._groups, task.reaped_ns)
@@ -333,6 +389,9 @@ class Graph:
         fate = task.fate
         if fate is Fate.WAITED:
             counts.waited += 1
+            stood = task.reaped_ns - task.exited_ns
+            if stood >= self._min_age_ns and task.exited_ns:
+                self._late.setdefault(task.stack, LatencyHistogram()).add(stood)
             return
         if fate is Fate.RUNNING:
             counts.running += 1
@@ -459,6 +518,11 @@ class Graph:
         self._dead[task.pid] = task
         self._note_change(task)
 
+    def suspects(self) -> dict[int, int]:
+        """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none)."""
+        parents = {task.exit_parent for task in self._dead.values() if task.exit_parent}
+        return {parent: self._handlers.get(parent, 0) for parent in parents}
+
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
         return {task.pid: task for task in self.tasks.values() if task.standing and not task.root}
@@ -472,6 +536,12 @@ class Graph:
         return sum(not task.exited_ns for task in self.tasks.values())
 
     # --- results -----------------------------------------------------------------------------------------------
+
+    def take_failures(self) -> list[Failure]:
+        """Clones that failed since the last call."""
+        failures = self._failures.copy()
+        self._failures.clear()
+        return failures
 
     def take_execed(self) -> list[int]:
         """Identities of living processes that exec'd, or were found, since the last call."""
@@ -521,6 +591,12 @@ class Graph:
             processes,
             failed,
             self._latency,
+            late=self._late,
+            wait_places={
+                ident: tuple(WaitPlace(stack, *place) for stack, place in places.items() if stack)
+                for ident, places in self._wait_places.items()
+                if ident in kept
+            },
         )
 
     def _totals(self, stacks: Mapping[int, StackCounts], failed: Mapping[FailedKey, int]) -> dict[str, int]:
@@ -533,6 +609,7 @@ class Graph:
             "waited": sum(c.waited for c in every),
             "zombies": sum(c.zombie for c in every),
             "zombies_now": len(self.standing()),
+            "zombies_peak": self._peak,
             "orphaned": sum(c.orphaned for c in every),
             "autoreaped": sum(c.autoreaped for c in every),
             "running": sum(c.running for c in every),

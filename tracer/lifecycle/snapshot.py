@@ -7,8 +7,11 @@ the snapshot is taken; whatever was released is a count in a ``Group`` or a ``Ta
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from tracer.lifecycle.facts import ParentFacts
 from tracer.lifecycle.task import Fate, Task, pid_of
 
 MAX_NAMES = 32  # different parents, commands, exits kept a group; the rest is counted as "(other)"
@@ -35,6 +38,12 @@ class LatencyHistogram:
         if ns > self.max_ns:  # noqa: PLR1730
             self.max_ns = ns
 
+    def merge(self, other: LatencyHistogram) -> None:
+        for bucket, count in other.counts.items():
+            self.counts[bucket] = self.counts.get(bucket, 0) + count
+        self.total += other.total
+        self.max_ns = max(self.max_ns, other.max_ns)
+
     def percentile(self, fraction: float) -> int | None:
         """The upper edge of the bucket that holds the given fraction, in ns; None when empty."""
         rank = fraction * self.total
@@ -44,6 +53,47 @@ class LatencyHistogram:
             if seen >= rank:
                 return min((((bucket & 31) + 1) << (bucket >> 5)) - 1, self.max_ns)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One child that was not waited for.  ns_pid: as its forker's namespace has it.  standing: it is a zombie now."""
+
+    pid: int
+    ns_pid: int
+    forked_ns: int
+    exited_ns: int
+    standing: bool
+
+
+@dataclass(slots=True)
+class Deaths:
+    """Those of one group for which one process has to wait.  exit_signals: what their deaths sent, to count."""
+
+    count: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    exit_signals: Counter[int] = field(default_factory=Counter)
+    examples: list[Death] = field(default_factory=list)
+
+    def add(self, task: Task, exited_ns: int) -> None:
+        self.count += 1
+        self.first_ns = min(self.first_ns or exited_ns, exited_ns)
+        self.last_ns = max(self.last_ns, exited_ns)
+        _bounded(self.exit_signals, task.exit_signal, 0)
+        if len(self.examples) < MAX_EXAMPLES:
+            pid = pid_of(task.id)
+            self.examples.append(
+                Death(pid, task.forker_ns_pid, task.forked_ns, exited_ns, not task.reaped_ns)
+            )
+
+    def merge(self, other: Deaths) -> None:
+        self.count += other.count
+        self.first_ns = min(self.first_ns or other.first_ns, other.first_ns)
+        self.last_ns = max(self.last_ns, other.last_ns)
+        for number, n in other.exit_signals.items():
+            _bounded(self.exit_signals, number, 0, n)
+        self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
 
 
 @dataclass(slots=True)
@@ -58,6 +108,8 @@ class Group:
     comms: Counter[str] = field(default_factory=Counter)
     exits: Counter[int] = field(default_factory=Counter)  # wait status (-1: unknown)
     examples: list[int] = field(default_factory=list)  # pids, oldest first
+    # By who had to wait: of zombies their parent; of orphans who adopted them, and only those that stand now.
+    deaths: dict[int, Deaths] = field(default_factory=dict)
 
     def add(self, task: Task, end_ns: int, min_age_ns: int) -> None:
         """Fold one child in.  A zombie that stood (until ``end_ns`` or its release) less than min_age is young."""
@@ -71,6 +123,9 @@ class Group:
         _bounded(self.parents, task.parent, 0)
         _bounded(self.comms, task.comm, "(other)")
         _bounded(self.exits, -1 if task.exit_code is None else task.exit_code, -1)
+        waiter = task.parent if task.fate is Fate.ZOMBIE else 0 if task.reaped_ns else task.exit_parent
+        if waiter in self.deaths or (waiter and len(self.deaths) < MAX_NAMES):
+            self.deaths.setdefault(waiter, Deaths()).add(task, exited)
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(pid_of(task.id))
 
@@ -86,6 +141,9 @@ class Group:
             _bounded(self.comms, comm, "(other)", n)
         for code, n in other.exits.items():
             _bounded(self.exits, code, -1, n)
+        for waiter, deaths in other.deaths.items():
+            if waiter in self.deaths or len(self.deaths) < MAX_NAMES:
+                self.deaths.setdefault(waiter, Deaths()).merge(deaths)
         self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
 
 
@@ -127,6 +185,15 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitPlace:
+    """Where a process waits.  target: as ``records.WAIT_ANY`` and so on; options: the call's."""
+
+    stack: int
+    target: int
+    options: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailedKey:
     stack: int
     errno: int
@@ -150,3 +217,11 @@ class Snapshot:
     processes: dict[int, Process]
     failed: dict[FailedKey, int]
     latency: LatencyHistogram
+    late: dict[int, LatencyHistogram] = field(
+        default_factory=dict
+    )  # by stack: waited for after min_age or more
+    facts: dict[int, ParentFacts] = field(default_factory=dict)  # of those who had to wait
+    wait_places: dict[int, tuple[WaitPlace, ...]] = field(default_factory=dict)
+    failed_limits: dict[FailedKey, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # what refused them, if known

@@ -15,7 +15,17 @@ from typing import Any
 from tracer import trace
 from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
+from tracer.lifecycle.verdict import Case, ended_first, target_in_words, why, why_orphans
 
+WNOHANG = 1
+NO_VERDICT = trace.Verdict("unknown", {}, "")  # nobody who had to wait was looked at
+_FILTERED = "refused by a filter (seccomp) or a rule, not by a limit"
+_REASONS = {
+    errno.EPERM: _FILTERED,
+    errno.ENOSYS: _FILTERED,
+    errno.ENOMEM: "the kernel had no memory for it: not a limit on tasks",
+    errno.EAGAIN: "no limit was full when it was looked at, a moment later",
+}
 NO_STACK = trace.Stack(0, (), cut="no stack came with this fork")
 OLDER = trace.Stack(PRE_EXISTING, (), cut="forked before the trace began")
 
@@ -40,14 +50,19 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
     known = with_placeholders(stacks)
     snapshot = _merge_equal_stacks(snapshot, known)
     leaks = [
-        _leak(kind, group, known.get(stack, NO_STACK), snapshot)
+        _leak(kind, group, known.get(stack, NO_STACK), known, snapshot)
         for (stack, kind), group in snapshot.groups.items()
         if group.count
     ]
     leaks.sort(key=lambda leak: (-leak.count, leak.kind != "zombie", leak.stack.id))
     failed = [
         trace.FailedFork(
-            errno.errorcode.get(key.errno, str(key.errno)), n, key.thread, known.get(key.stack, NO_STACK)
+            errno.errorcode.get(key.errno, str(key.errno)),
+            n,
+            key.thread,
+            known.get(key.stack, NO_STACK),
+            limit := snapshot.failed_limits.get(key),
+            _REASONS.get(key.errno) if limit is None else None,
         )
         for key, n in snapshot.failed.items()
     ]
@@ -72,6 +87,7 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         leaks=tuple(leaks),
         failed_forks=tuple(failed),
         reap_latency=_latency(snapshot.latency),
+        late=_late(snapshot, known),
         reconciliation=about.reconciliation,
         stacks=tuple(tallies),
         incomplete_because=about.incomplete_because,
@@ -102,10 +118,19 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
     groups: dict[tuple[int, str], Group] = {}
     for (key, kind), group in snapshot.groups.items():
         groups.setdefault((ids.get(key, 0), kind), Group()).merge(group)
+    late: dict[int, LatencyHistogram] = {}
+    for key, histogram in snapshot.late.items():
+        late.setdefault(ids.get(key, 0), LatencyHistogram()).merge(histogram)
     failed: Counter[FailedKey] = Counter()
+    limits: dict[FailedKey, Mapping[str, Any]] = {}
     for failure, count in snapshot.failed.items():
-        failed[replace(failure, stack=ids.get(failure.stack, 0))] += count
-    return replace(snapshot, stacks=stacks, groups=groups, failed=dict(failed))
+        key_of_all = replace(failure, stack=ids.get(failure.stack, 0))
+        failed[key_of_all] += count
+        if failure in snapshot.failed_limits:
+            limits[key_of_all] = snapshot.failed_limits[failure]
+    return replace(
+        snapshot, stacks=stacks, groups=groups, failed=dict(failed), failed_limits=limits, late=late
+    )
 
 
 def _reading(stack: trace.Stack) -> tuple[object, ...]:
@@ -122,7 +147,9 @@ def _reading(stack: trace.Stack) -> tuple[object, ...]:
     return stack.id if not frames else 0, stack.cut, *frames
 
 
-def _leak(kind: str, group: Group, stack: trace.Stack, snapshot: Snapshot) -> trace.Leak:
+def _leak(
+    kind: str, group: Group, stack: trace.Stack, known: Mapping[int, trace.Stack], snapshot: Snapshot
+) -> trace.Leak:
     # A count over the whole trace: two deaths in one second are no rate of 120 a minute.
     minutes = (snapshot.end_ns - snapshot.start_ns) / 60e9
     parents = tuple(_parent(ident, n, snapshot.processes) for ident, n in _ranked(group.parents))
@@ -136,7 +163,8 @@ def _leak(kind: str, group: Group, stack: trace.Stack, snapshot: Snapshot) -> tr
         comms=dict(_ranked(group.comms)),
         exits={exit_name(code): n for code, n in _ranked(group.exits)},
         examples=tuple(group.examples),
-        verdict=_verdict(kind, stack, parents, group, snapshot),
+        verdict=_verdict(kind, stack, group, snapshot),
+        waits=_waits(group, known, snapshot),
         pre_existing=stack.id == PRE_EXISTING,
     )
 
@@ -149,31 +177,64 @@ def _parent(ident: int, count: int, processes: Mapping[int, Process]) -> trace.P
     return trace.Parent(pid_of(ident), process.comm, count, process.alive, ns_pid)
 
 
-def _verdict(
-    kind: str, stack: trace.Stack, parents: tuple[trace.Parent, ...], group: Group, snapshot: Snapshot
-) -> trace.Verdict:
-    """What the counts alone prove; the reason why nobody waited is not looked for yet."""
-    alive = sum(parent.alive for parent in parents)
-    evidence = {
-        "parents_alive": alive,
-        "parents_dead": len(parents) - alive,
-        "children_the_parents_did_reap": sum(
-            snapshot.processes[ident].reaped_others for ident in group.parents if ident in snapshot.processes
-        ),
-    }
-    code = "pre_existing" if stack.id == PRE_EXISTING else "unknown"
-    if kind == "orphaned":
-        advice = (
-            "their parents ended first and never waited for them; daemons do so on purpose (double fork). "
-            "Whoever adopts them must reap them: PID 1, or the nearest subreaper"
+def _verdict(kind: str, stack: trace.Stack, group: Group, snapshot: Snapshot) -> trace.Verdict:
+    """Of all who had to wait and were looked at, if they agree."""
+    cases = [
+        Case(
+            facts=snapshot.facts[ident],
+            deaths=deaths,
+            reaped=process.reaped_others if (process := snapshot.processes.get(ident)) else 0,
+            language=_language(stack),
+            start_ns=snapshot.start_ns,
+            end_ns=snapshot.end_ns,
         )
-    elif alive:
-        advice = "the parent is alive: it must wait for these children itself, and an init (tini, --init) will not help"
+        for ident, deaths in sorted(group.deaths.items(), key=lambda item: (-item[1].count, item[0]))
+        if ident in snapshot.facts
+    ]
+    if kind == "zombie":
+        verdict = _agreed([why(case) for case in cases])
     else:
-        advice = (
-            "the parents died without waiting: their zombies went with them, and come back with the next one"
-        )
-    return trace.Verdict(code, evidence, advice)
+        verdict = _agreed([why_orphans(case, group.count) for case in cases], ended_first({}))
+    if stack.id == PRE_EXISTING and verdict.code == "unknown":
+        return replace(verdict, code="pre_existing")
+    return verdict
+
+
+def _agreed(verdicts: list[trace.Verdict], otherwise: trace.Verdict = NO_VERDICT) -> trace.Verdict:
+    """The first, that of most children, if the others have its code; else all codes as evidence."""
+    if not verdicts:
+        return otherwise
+    codes = Counter(verdict.code for verdict in verdicts)
+    first = verdicts[0]
+    if len(verdicts) == 1:
+        return first
+    if len(codes) == 1 and first.code != "unknown":
+        return replace(first, evidence={**first.evidence, "parents_with_this_reason": len(verdicts)})
+    if len(codes) == 1:
+        return first
+    reasons = ", ".join(f"{code}: {count}" for code, count in _ranked(codes))
+    return trace.Verdict("unknown", {**first.evidence, "reasons_by_parent": reasons}, first.advice)
+
+
+def _language(stack: trace.Stack) -> str:
+    """Of the responsible code."""
+    blamed = stack.responsible
+    return next((frame.language for frame in stack.frames if blamed and frame.library == blamed), "native")
+
+
+def _waits(group: Group, known: Mapping[int, trace.Stack], snapshot: Snapshot) -> tuple[trace.WaitSite, ...]:
+    """Where the parent that holds most of them does wait, each place once."""
+    for ident, _ in _ranked(group.parents):
+        sites: dict[object, trace.WaitSite] = {}
+        for place in snapshot.wait_places.get(ident, ()):
+            stack = known.get(place.stack)
+            if stack is not None:
+                nohang = bool(place.options & WNOHANG)
+                site = trace.WaitSite(target_in_words(place.target), nohang, stack)
+                sites.setdefault((place.target < 0 and place.target, nohang, _reading(stack)), site)
+        if sites:
+            return tuple(sites.values())
+    return ()
 
 
 def _ranked(counter: Counter[Any]) -> list[tuple[Any, int]]:
@@ -193,6 +254,14 @@ def exit_name(status: int) -> str:
     except ValueError:
         name = f"SIG{number}"
     return f"{name}+core" if status & 0x80 else name
+
+
+def _late(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> tuple[trace.LateReaping, ...]:
+    late = [
+        trace.LateReaping(known.get(key, NO_STACK), histogram.total, _latency(histogram))
+        for key, histogram in snapshot.late.items()
+    ]
+    return tuple(sorted(late, key=lambda each: (-each.count, each.stack.id)))
 
 
 def _latency(histogram: LatencyHistogram) -> trace.ReapLatency:

@@ -41,6 +41,7 @@ class Task:
     exit_code: as wait() reports it (status << 8 | signal | 0x80 for a core), None while it lives.
     reaper: identity of the process under which it was released; reaped_by_call: "wait4", "waitid", or "" when no call
     was seen (io_uring, --light), and then reaped_ns is some milliseconds late.
+    exit_signal: what its death sends to the parent, SIGCHLD unless clone was told another.
     threads: living ones.  root: a target, nobody's traced child.
     """
 
@@ -49,6 +50,7 @@ class Task:
         "execs",
         "exit_code",
         "exit_parent",
+        "exit_signal",
         "exited_ns",
         "fate",
         "fork_comm",
@@ -78,6 +80,7 @@ class Task:
         self.comm = self.fork_comm = ""
         self.execs = 0
         self.threads = 1
+        self.exit_signal = 17
         self.exited_ns = self.reaped_ns = 0
         self.exit_code: int | None = None
         self.exit_parent = self.reaper = 0

@@ -44,6 +44,7 @@ MAPS: Final = (
     "walkers",
     "call_walkers",
 )
+CALL_MAPS: Final = ("waits", "named_waits", "suspects", "wait_sites")
 WALKER_MAPS: Final = ("code_scratch", "sent_code")
 OWN_MAPS: Final[Mapping[str, tuple[str, ...]]] = {
     "python": ("python_walk",),
@@ -68,7 +69,14 @@ SYSCALL_TRACEPOINTS: Final = {
 }
 # Where the arguments of a system call are in struct pt_regs, as indices of its words.
 REGISTER_FLAGS: Final = {
-    "x86_64": ("-DREG_ARG1=14", "-DREG_ARG2=13", "-DREG_ARG3=12", "-DREG_ARG4=7"),
+    "x86_64": (
+        "-DREG_ARG1=14",
+        "-DREG_ARG2=13",
+        "-DREG_ARG3=12",
+        "-DREG_ARG4=7",
+        "-DREG_IP=16",
+        "-DREG_SP=19",
+    ),
 }
 
 
@@ -127,7 +135,7 @@ def _lifecycle(options: Options) -> Unit:
     programs = [*RAW_TRACEPOINTS, "on_stack"]
     if options.syscalls:
         programs += ["on_stack_return", *(name for name in SYSCALL_TRACEPOINTS if name != "on_vfork_return")]
-    return Unit(("forktrace.h", "stack.c", "lifecycle.c"), MAPS, tuple(programs))
+    return Unit(("forktrace.h", "stack.c", "lifecycle.c", "calls.c"), (*MAPS, *CALL_MAPS), tuple(programs))
 
 
 def _build(unit: Unit, options: Options, cache: str | None) -> Compiled:

@@ -37,6 +37,10 @@ def to_dict(trace: Trace) -> dict[str, Any]:
         "failed_forks": [_failed(failed) for failed in trace.failed_forks],
         "limits": [dict(limit) for limit in trace.limits],
         "reap_latency_s": asdict(trace.reap_latency),
+        "late_reaping": [
+            {"count": late.count, "latency_s": asdict(late.latency), **_blame(late.stack)}
+            for late in trace.late
+        ],
         "reconciliation": asdict(trace.reconciliation) if trace.reconciliation else None,
         "notes": list(trace.notes),
     }
@@ -55,6 +59,9 @@ def _leak(leak: Leak) -> dict[str, Any]:
         "parents": [asdict(parent) for parent in leak.parents],
         "children": {"comms": dict(leak.comms), "exits": dict(leak.exits), "examples": list(leak.examples)},
         "verdict": asdict(leak.verdict),
+        "waits": [
+            {"target": site.target, "nohang": site.nohang, **_blame(site.stack)} for site in leak.waits
+        ],
     }
 
 
@@ -64,6 +71,7 @@ def _failed(failed: FailedFork) -> dict[str, Any]:
         "count": failed.count,
         "thread": failed.thread,
         "limit": dict(failed.limit) if failed.limit is not None else None,
+        "reason": failed.reason,
         **_blame(failed.stack),
     }
 

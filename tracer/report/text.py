@@ -35,11 +35,12 @@ from tracer.report.wording import (
     version_of,
     where,
 )
-from tracer.trace import FailedFork, Frame, Leak, Library, Stack, Trace
+from tracer.trace import FailedFork, Frame, LateReaping, Leak, Library, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
 LATE = "the script's frames were read some milliseconds after the fork: it may have gone on to other lines"
 MAX_FRAMES = 40
+MAX_WAITS = 4
 MAX_PARENTS = 6
 NEAR = 0.2  # so full, or filling, a limit is worth a line
 
@@ -70,6 +71,12 @@ def render(trace: Trace, console: Console) -> None:
         page.heading("Failed forks")
         for failed in trace.failed_forks[:MAX_STACKS]:
             _failed(page, failed)
+    if trace.late:
+        page.heading(
+            f"Reaped late: children that stood for {duration(trace.min_age_s)} or more before they were waited for"
+        )
+        for late in trace.late[:MAX_STACKS]:
+            _late(page, late)
     _limits(page, trace)
     _totals(page, trace)
     _reconciliation(page, trace)
@@ -124,7 +131,19 @@ def _leak(page: Page, number: int, leak: Leak) -> None:
     more = ["…"] if leak.count > len(leak.examples) else []
     page.labelled("pids", [str(pid) for pid in leak.examples] + more)
     _why(page, leak)
+    _waits(page, leak)
     _stack(page, leak.stack)
+
+
+def _waits(page: Page, leak: Leak) -> None:
+    """Where the parent does wait: a line a place, its first frame outside of the runtime."""
+    for site in leak.waits[:MAX_WAITS]:
+        how = f"{visible(site.target)}{', WNOHANG' if site.nohang else ''}"
+        caller = site.stack.responsible
+        place = f" in {version_of(caller)}" if caller else ""
+        if caller is not None and (at := place_in(caller, page.room)):
+            place += f" ({at})"
+        page.labelled("it waits for", [f"{how}{place}"])
 
 
 def _blame(page: Page, stack: Stack) -> None:
@@ -218,9 +237,34 @@ def _failed(page: Page, failed: FailedFork) -> None:
     kind = "thread" if failed.thread else "fork"
     page.line((f"{counted(failed.count, kind)} failed with {visible(failed.errno)}", BAD))
     if failed.limit:
-        page.labelled("limit", [_limit(failed.limit)])
+        page.labelled("limit", _refusal(failed.limit).split(" "), " ", style=HEAD)
+    if failed.reason:
+        page.labelled("cause", visible(failed.reason).split(" "), " ", style=HEAD)
     _blame(page, failed.stack)
     _stack(page, failed.stack)
+
+
+def _late(page: Page, late: LateReaping) -> None:
+    page.blank()
+    spread = late.latency
+    times = [
+        f"{name} {latency(each)}"
+        for name, each in (
+            ("half within", spread.p50),
+            ("99 % within", spread.p99),
+            ("all within", spread.max),
+        )
+        if each is not None
+    ]
+    page.line((counted(late.count, "child", "children"), HEAD), ", ".join(["", *times]))
+    _blame(page, late.stack)
+
+
+def _refusal(limit: Mapping[str, Any]) -> str:
+    """What refused a clone.  A limit of 0 is none that was set: nothing can be made there any more."""
+    if limit.get("value") == 0:
+        return f"{visible(str(limit.get('name')))}: {visible(str(limit.get('where')))}"
+    return _limit(limit)
 
 
 def _limit(limit: Mapping[str, Any]) -> str:
@@ -258,6 +302,8 @@ def _totals(page: Page, trace: Trace) -> None:
         p50, p99, most = (latency(each) for each in (reaped.p50, reaped.p99, reaped.max))
         waited = f"half within {p50}, 99 % within {p99}, all within {most}"
     zombies = f"{totals.zombies_now:,} standing now" if totals.zombies else ""
+    if totals.zombies_peak > totals.zombies_now:
+        zombies += f"{', ' if zombies else ''}{totals.zombies_peak:,} at once at most"
     if trace.young_zombies:
         zombies += f", {trace.young_zombies:,} for less than {duration(trace.min_age_s)} (no leak)"
     rows: list[tuple[int | None, str, str]] = [

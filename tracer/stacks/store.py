@@ -21,6 +21,7 @@ from tracer.blame.rules import Rules
 from tracer.lifecycle.task import pid_of
 from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
+from tracer.stacks.elf import BadElf
 from tracer.stacks.interpreters.base import Found
 from tracer.stacks.interpreters.late import Memory
 from tracer.stacks.interpreters.merge import ScriptFrame, merge
@@ -29,7 +30,7 @@ from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
 from tracer.stacks.perfmap import PerfMaps, explain, runtime_of
 from tracer.stacks.symbolize import symbolize
-from tracer.stacks.unwind import RawFrame, Unwound, unwind
+from tracer.stacks.unwind import RawFrame, Unwound, frame_at, unwind
 
 MAX_SPACES = 1024  # address spaces kept, the longest unused goes first
 MAX_STACKS = 100_000  # different stacks; further ones are counted under "no stack"
@@ -39,6 +40,7 @@ NO_JAVA_NAMES = (
     "the Java frames of process {pid} have no names: "
     "`jcmd {pid} Compiler.perfmap` writes them (Java 17 or newer)"
 )
+SIGNAL_RETURNS = ("__restore_rt", "__restore")
 GONE = "the process was gone before its memory map could be read"
 
 
@@ -165,6 +167,24 @@ class StackStore:
                 trace.Stack(ident, frames, raw.cut, read_late=raw.late), modules
             )
         return finished
+
+    def in_signal_handler(self, ident: int) -> bool:
+        """The stack goes through the trampoline that a signal handler returns to."""
+        return any(map(_is_signal_frame, self._raw[ident - 1].frames)) if ident > 0 else False
+
+    def function_at(self, pid: int, address: int) -> str | None:
+        """The code at an address of a living process, as "function (library)"; None where none is mapped."""
+        space = _read_maps(pid)
+        mapping = space.find(address) if space is not None else None
+        if space is None or mapping is None:
+            return None
+        raw = frame_at(space, partial(self._modules.of, pid), address)
+        frame = symbolize(raw)
+        stack = trace.Stack(0, (frame,))
+        if raw.module is not None:
+            stack = self._blamer.attribute(stack, {raw.module.path: raw.module})
+        library = stack.frames[0].library
+        return f"{frame.function or hex(address)} ({library.name if library else mapping.path or 'no file'})"
 
     def notes(self) -> tuple[str, ...]:
         """What could not be read of the mapped files, a sentence each."""
@@ -315,6 +335,17 @@ class StackStore:
         way = mark % records.KNOWN_WAYS
         ways[way] = mark
         return way
+
+
+def _is_signal_frame(frame: RawFrame) -> bool:
+    """By its unwind table, or by its name, which libraries without a table give it."""
+    if frame.module is None:
+        return False
+    row = None
+    if frame.module.cfi is not None:
+        with suppress(BadElf):
+            row = frame.module.cfi.row(frame.vaddr)
+    return row.signal if row is not None else symbolize(frame).function in SIGNAL_RETURNS
 
 
 def _read_maps(pid: int) -> AddressSpace | None:
