@@ -198,7 +198,8 @@ def decode(record: CodeRecord, version: str) -> Code:
 
 def _bytes(raw: bytes, length: int, size: int) -> bytes:
     """What was copied of a string: all but its end (a path's start) when it is longer than there is room."""
-    return raw[: min(length, size - 1)]
+    data = raw[: min(length, size - 1)]
+    return data if data.strip(b"\0") else b""  # it could not be read
 
 
 def is_loop(function: str) -> bool:
