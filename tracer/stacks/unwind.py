@@ -109,7 +109,18 @@ class _Lost(NamedTuple):
 class _Stack:
     """The copy, the registers of the current frame, and the record of what was read and found."""
 
-    __slots__ = ("_data", "_gap", "_gap_size", "_regs", "_size", "frames", "registers", "sp", "where", "words")
+    __slots__ = (
+        "_data",
+        "_gap",
+        "_gap_size",
+        "_regs",
+        "_size",
+        "frames",
+        "registers",
+        "sp",
+        "where",
+        "words",
+    )
 
     def __init__(
         self, regs: dict[int, int], sp: int, data: bytes | memoryview, gap: tuple[int, int] = (0, 0)
