@@ -87,6 +87,7 @@ def trace_hostile(
         session.step()
         process.go()
         said = while_stepping(session, process.truth)
+        session.drain()
         space = maps.parse(Path(f"/proc/{process.pid}/maps").read_text())
         found = session._stacks._scripts.found(recorder.samples[said[0]["pid"]].image)
         assert found is not None
@@ -113,7 +114,6 @@ def test_the_walk_ends_with_a_reason(hostile: Path, scenario: str) -> None:
 def test_whatever_the_memory_holds(hostile: Path) -> None:
     samples, stacks, walk, lines = trace_hostile(hostile, "random", str(FORKS))
     ends = Counter(Walk(sample.walk) for sample in samples)
-    print(ends)
     assert ends[Walk.NONE] == 0
     assert ends[Walk.BROKEN] > FORKS / 4
     assert ends[Walk.UNREADABLE] > FORKS / 20
