@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from interpreted import PROGRAMS, running
+from support import wait_until
 from tracing import options_for, while_stepping
 
 from tracer.lifecycle.task import Task
@@ -68,30 +69,60 @@ class Traced:
     stacks: int
 
 
-def trace_python(command: Sequence[str | Path], directory: Path, cases: Sequence[str] = ()) -> Traced:
+def trace_python(
+    command: Sequence[str | Path], directory: Path, cases: Sequence[str] = (), light: bool = False
+) -> Traced:
     """py_forks.py from its "go" until it is ready, with the walker there from the first fork on.
 
     command: the interpreter, with options.  directory: empty; the program is copied there.
     """
-    build.build_walker("python", build.Options())  # into the cache: loading it takes no time then
+    program, work = copy_program(directory)
+    return trace_command([*command, program, "--wait", work, *cases], light=light)
+
+
+def copy_program(directory: Path) -> tuple[Path, Path]:
+    """py_forks.py, and an empty directory for it to write to."""
     work = directory / "work"
     work.mkdir()
     for file in FILES:
         shutil.copy(PROGRAMS / file, directory)
-    program_command = [*command, directory / FILES[0], "--wait", work, *cases]
+    return directory / FILES[0], work
+
+
+def trace_command(
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    light: bool = False,
+    before: int = 0,
+) -> Traced:
+    """Whatever runs py_forks.py once it is told to go.  before: so often it forks by itself before it is
+    ready for that, once it is told to go for the first time.
+    """
+    build.build_walker(
+        "python", build.Options(syscalls=not light)
+    )  # to the cache: loading it takes no time then
     with (
-        running(program_command) as program,
-        Session(options_for(program.pid), record_changes=True) as session,
+        running(command, env=env) as program,
+        Session(options_for(program.pid, light=light), record_changes=True) as session,
     ):
         session.start()
-        session.step()
+        if before:
+            program.go()
+            while_stepping(session, program.truth)
+        wait_until(lambda: session.step() or walker_is_loaded(session), what="the walker")
         program.go()
         said = while_stepping(session, program.truth)
         trace = session.finish()
         tasks = sorted((t for t in session.graph.take_changed() if t.forker), key=lambda t: t.forked_ns)
-        forks = matched([line for line in said if "forker" in line], tasks, session)
+        forks = matched([line for line in said if "forker" in line], tasks[before:], session)
         missing = {line["no"]: line["why"] for line in said if "no" in line}
-        return Traced(program.hello["version"], forks, missing, trace, len(session._stacks))
+        version = next(line["version"] for line in (program.hello, *said) if "version" in line)
+        return Traced(version, forks, missing, trace, len(session._stacks))
+
+
+def walker_is_loaded(session: Session) -> bool:
+    walkers = session._probe._walkers
+    return "python" in walkers and walkers["python"] is None
 
 
 def matched(said: list[dict[str, Any]], tasks: list[Task], session: Session) -> list[Fork]:
