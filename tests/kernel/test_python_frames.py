@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from interpreted import running
-from pythons import Fork, Traced, agree, copy_program, pythons, trace_command, trace_python
+from pythons import Fork, Python, Traced, agree, copy_program, pythons, trace_command, trace_python
 from support import wait_until
 from tracing import options_for, while_stepping
 
@@ -58,8 +58,8 @@ def check(traced: Traced, notes: tuple[str, ...] = ()) -> None:
 
 
 @pytest.mark.parametrize("python", pythons(), ids=str)
-def test_every_way_to_fork(python: Path, tmp_path: Path) -> None:
-    traced = trace_python([python], tmp_path)
+def test_every_way_to_fork(python: Python, tmp_path: Path) -> None:
+    traced = trace_python(python, tmp_path)
     check(traced)
     assert traced.missing == {}
     assert len({fork.case for fork in traced.forks}) == CASES
@@ -75,7 +75,7 @@ def test_every_way_to_fork(python: Path, tmp_path: Path) -> None:
 
 
 def test_light(tmp_path: Path) -> None:
-    traced = trace_python([SYSTEM], tmp_path, ("fork", "popen", "thread"), light=True)
+    traced = trace_python(Python(SYSTEM), tmp_path, ("fork", "popen", "thread"), light=True)
     check(traced, notes=traced.trace.notes)
     assert [note for note in traced.trace.notes if "--light" not in note] == []
 
@@ -103,7 +103,7 @@ def test_options_of_the_interpreter(python: Path, options: list[str], tmp_path: 
 def test_a_virtual_environment(tmp_path: Path, copies: list[str]) -> None:
     venv = tmp_path / "venv"
     subprocess.run([SYSTEM, "-m", "venv", "--without-pip", *copies, venv], check=True)
-    check(trace_python([venv / "bin/python"], tmp_path, ("fork", "popen", "multiprocessing_spawn")))
+    check(trace_python(Python(venv / "bin/python"), tmp_path, ("fork", "popen", "multiprocessing_spawn")))
 
 
 def libpythons() -> list[tuple[Path, Path]]:
@@ -199,7 +199,7 @@ def expected_of_held() -> list[tuple[str, int]]:
     return list(zip(names, [numbers[0], numbers[1], numbers[1], numbers[2]], strict=True))
 
 
-@pytest.mark.parametrize("python", pythons(), ids=str)
+@pytest.mark.parametrize("python", [python.program for python in pythons() if not python.root], ids=str)
 def test_what_the_kernel_missed_is_read_late(
     python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
