@@ -515,6 +515,10 @@ class Graph:
         parents = {task.exit_parent for task in self._dead.values() if task.exit_parent}
         return {parent: self._handlers.get(parent, 0) for parent in parents}
 
+    def zombies(self) -> int:
+        """How many stand now."""
+        return len(self._dead)
+
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
         return {task.pid: task for task in self.tasks.values() if task.standing and not task.root}
