@@ -272,7 +272,7 @@ class Session:
             if self._roots
             else (os.getpid(),)
         )
-        self._headroom.sample(pids, now, stats)
+        self._headroom.sample(pids, now, stats, self.graph.tasks_by_kind())
 
     def _look_for_losses(self) -> None:
         """Compare with /proc, once what was recorded by then is in: after a loss (trap 14), and now and then."""

@@ -531,6 +531,11 @@ class Graph:
         """Processes alive now, roots included."""
         return sum(not task.exited_ns for task in self.tasks.values())
 
+    def tasks_by_kind(self) -> dict[str, int]:
+        """What fills a limit now: living processes, zombies, and threads besides each process's first."""
+        threads = sum(max(task.threads - 1, 0) for task in self.tasks.values())
+        return {"processes": self.living(), "zombies": self.zombies(), "threads": threads}
+
     # --- results -----------------------------------------------------------------------------------------------
 
     def take_failures(self) -> list[Failure]:
