@@ -19,8 +19,10 @@ SCHEMA = "forktrace.report/1"
 class Library:
     """Who owns a piece of code.  ``file``, ``line`` and ``function`` are the place in it that the stack went through.
 
-    kind: "deb", "elf", "app", "stdlib", "gem", "python", "npm", "jar" or "unknown".
-    name: Debian package, or the file's name for an ELF file that no package owns.
+    kind: "deb", "apk", "rpm", "elf", "app", "stdlib", "gem", "python", "npm", "jar" or "unknown".
+    name: the package's, or the file's for an ELF file that no package owns, the language's for its standard library,
+    the project's for an application.
+    version: of an application, its git revision.
     """
 
     kind: str

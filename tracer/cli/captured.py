@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from tracer.blame.attribute import Blamer
+from tracer.blame.rules import Rules
 from tracer.capture.reader import load
 from tracer.lifecycle.summary import About, summarize
 from tracer.trace import Trace
 
 
-def load_trace(path: str, min_age_s: float | None = None) -> Trace:
-    """Raises ``CaptureError`` for what is no capture."""
+def load_trace(path: str, min_age_s: float | None = None, rules: Rules | None = None) -> Trace:
+    """rules: who is to blame by other ones than the trace had; the files of then are not looked at again.
+
+    Raises ``CaptureError`` for what is no capture.
+    """
     found = load(path, min_age_s)
     meta = found.meta
     about = About(
@@ -22,4 +27,8 @@ def load_trace(path: str, min_age_s: float | None = None) -> Trace:
         limits=meta.limits,
         reconciliation=meta.reconciliation,
     )
-    return summarize(found.snapshot, found.stacks, about)
+    stacks = found.stacks
+    if rules is not None:
+        blamer = Blamer(rules)
+        stacks = {ident: blamer.attribute(stack, {}) for ident, stack in stacks.items()}
+    return summarize(found.snapshot, stacks, about)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tracer.blame.rules import Rules
 from tracer.cli.pids import parse_pids
 from tracer.trigger import Trigger
 
@@ -24,6 +25,7 @@ class Tracing:
     min_age_s: float
     light: bool
     stacks: bool
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,20 @@ def tracing_options(command: Command) -> Command:
             "is seen some milliseconds late, and without the call; failed forks are not seen.",
         ),
         click.option("--no-stacks", is_flag=True, help="Count forks, but take no stacks."),
+        rules_option,
     ]
 
     @functools.wraps(command)
     def wrapped(
-        *args: Any, duration: float | None, min_age: float, light: bool, no_stacks: bool, **rest: Any
+        *args: Any,
+        duration: float | None,
+        min_age: float,
+        light: bool,
+        no_stacks: bool,
+        rules: Rules | None,
+        **rest: Any,
     ) -> Any:
-        return command(*args, tracing=Tracing(duration, min_age, light, not no_stacks), **rest)
+        return command(*args, tracing=Tracing(duration, min_age, light, not no_stacks, rules), **rest)
 
     return _decorate(wrapped, options)
 
@@ -136,6 +145,19 @@ def output_options(command: Command) -> Command:
         click.option("--report", metavar="FILE", help="Print the report to this file; - is stdout."),
     ]
     return _decorate(report_options(command), options)
+
+
+def _load_rules(_: click.Context, __: click.Parameter, path: str | None) -> Rules | None:
+    """Raises ``BadRules``: before the trace, not after it."""
+    return Rules.with_file(path) if path is not None else None
+
+
+rules_option = click.option(
+    "--rules",
+    callback=_load_rules,
+    metavar="FILE",
+    help="More wrappers, which hand a child to their caller, and owners of files (JSON, see docs/rules.md).",
+)
 
 
 def min_age_option(default: float | None) -> Callable[[Command], Command]:

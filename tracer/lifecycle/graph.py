@@ -26,6 +26,7 @@ from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE
 
 WNOWAIT = 0x01000000
 SIGCHLD = 17
+MAX_DEAD_INITS = 1024  # remembered until what they left behind is released, some milliseconds
 _ENOSYS = 38
 _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
@@ -88,7 +89,7 @@ class Graph:
         self._dead_in_ns: dict[
             tuple[int, int], Task
         ] = {}  # by (parent, pid in a namespace), where pids differ
-        self._dead_inits: set[int] = set()  # of pid namespaces
+        self._dead_inits: dict[int, None] = {}  # of pid namespaces, the last MAX_DEAD_INITS
         self._old_zombies: dict[
             int, int
         ] = {}  # by pid: identities of those that the first scan showed as zombies
@@ -116,7 +117,7 @@ class Graph:
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
     def begin(self, start_ns: int) -> None:
-        """The trace begins now; records of before belong to no target."""
+        """The trace begins now."""
         self._start_ns = start_ns
 
     # --- records -----------------------------------------------------------------------------------------------
@@ -158,7 +159,9 @@ class Graph:
                 task.comm = names.get(comm) or self._name(comm)
                 task.threads = 0
                 if task.ns_pid == 1:
-                    self._dead_inits.add(ident)
+                    self._dead_inits[ident] = None
+                    if len(self._dead_inits) > MAX_DEAD_INITS:
+                        del self._dead_inits[next(iter(self._dead_inits))]
                 self._exits += 1
                 elder = tasks.get(task.parent)
                 if parent != task.parent or (elder is not None and 0 < elder.exited_ns <= ts):
@@ -304,6 +307,7 @@ class Graph:
         task = self.tasks[ident] = Task(ident, parent)
         self._counts(0).forks += 1
         self.anomalies += 1
+        self._note_change(task)
         return task
 
     def _alive(self, ident: int) -> bool:
@@ -342,6 +346,10 @@ class Graph:
 
     # --- folding -----------------------------------------------------------------------------------------------
 
+    def _note_change(self, task: Task) -> None:
+        if self._changed is not None:
+            self._changed[task.id] = task
+
     def _counts(self, stack: int) -> StackCounts:
         counts = self._stacks.get(stack)
         if counts is None:
@@ -357,8 +365,7 @@ class Graph:
         if task.ns_pid != pid:
             self._dead_in_ns.pop((task.exit_parent, task.ns_pid), None)
             self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
-        if self._changed is not None:
-            self._changed[task.id] = task
+        self._note_change(task)
         self._blind_waits.pop(task.id, None)
         self._handlers.pop(task.id, None)
         if self._remember_folded:
@@ -509,6 +516,7 @@ class Graph:
         task.exit_parent = there.parent or task.parent
         task.fate = Fate.ZOMBIE if task.exit_parent == task.parent else Fate.ORPHANED
         self._dead[task.pid] = task
+        self._note_change(task)
 
     def suspects(self) -> dict[int, int]:
         """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none)."""

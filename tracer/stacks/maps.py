@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tracer.stacks.registers import PAGE_SIZE
+
 if TYPE_CHECKING:
     from tracer.stacks.unwind import Code
 
@@ -31,15 +33,17 @@ class Mapping:
     inode: int
     path: str
     executable: bool = True
+    writable: bool = False
 
 
 class AddressSpace:
     """The executable mappings of one process between two execs.  A forked child shares its parent's.
 
     code: what ``unwind`` found behind each mapping, by its position; filled at the first pc in it.
+    code_pages: as the kernel counts them in mm->exec_vm.
     """
 
-    __slots__ = ("code", "ends", "mappings", "starts")
+    __slots__ = ("code", "code_pages", "ends", "mappings", "starts")
 
     def __init__(self, mappings: Iterable[Mapping]) -> None:
         kept = sorted((m for m in mappings if m.executable), key=lambda m: m.start)
@@ -47,6 +51,10 @@ class AddressSpace:
         self.starts = [m.start for m in self.mappings]
         self.ends = [m.end for m in self.mappings]
         self.code: list[Code | None] = [None] * len(self.mappings)
+        # [vsyscall], in the upper half, is in nobody's address space
+        self.code_pages = (
+            sum(m.end - m.start for m in self.mappings if not m.writable and m.start < 1 << 63) // PAGE_SIZE
+        )
 
     def find(self, pc: int) -> Mapping | None:
         """The executable mapping that holds an address."""
@@ -74,6 +82,7 @@ def _mapping(line: str) -> Mapping | None:
             dev=_makedev(int(major, 16), int(minor, 16)),
             inode=int(fields[4]),
             # the kernel escapes the newline alone, so a backslash in a name stands for itself
+            writable="w" in fields[1],
             path=fields[5].lstrip(" ").replace("\\012", "\n") if len(fields) > 5 else "",
         )
     except ValueError:
