@@ -8,6 +8,7 @@ A child forked by a followed process is followed by the kernel, so from there on
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tracer import __version__, procfs, trace
 from tracer.blame.rules import Rules
@@ -27,12 +29,13 @@ from tracer.headroom import Headroom
 from tracer.lifecycle.graph import Graph, Seen
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
-from tracer.lifecycle.task import pid_of
+from tracer.lifecycle.task import Task, pid_of
 from tracer.probe.probe import Probe, ProbeOptions
 from tracer.records import EVENT, CodeRecord
 from tracer.refusals import Refusals
 from tracer.stacks.store import StackStore
 from tracer.suspects import Suspects
+from tracer.trigger import Awaited
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
@@ -64,15 +67,23 @@ class Session:
     """One trace.  ``start``, then ``step`` until ``over`` or enough, then ``finish``; ``close`` in any case."""
 
     def __init__(
-        self, options: SessionOptions, capture: CaptureWriter | None = None, record_changes: bool = False
+        self,
+        options: SessionOptions,
+        capture: CaptureWriter | None = None,
+        record_changes: bool = False,
+        snapshots: Iterable[Awaited] = (),
     ) -> None:
         """Load the programs; nothing is traced yet.  Raises what ``Probe`` raises.
 
         capture: an open one, which the session closes.  record_changes: for ``graph.take_changed`` without one.
+        snapshots: further captures, each of which ends at a moment of its own.
         """
         self.options = options
         self.capture = capture
         self.capture_problem: str | None = None
+        self.news: list[str] = []  # sentences about what happened, for whoever shows them to take away
+        self._snapshots = list(snapshots)
+        self._failed_with_eagain = False
         self._probe = Probe(options.probe)
         self._stacks = StackStore(self._probe, options.rules)
         self._samples: dict[int, int] = {}
@@ -97,7 +108,10 @@ class Session:
         self._poll.register(self._probe.samples.fd, select.POLLIN)
         self.started_at = time.time()
         self.start_ns = procfs.boottime_ns()
-        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), record_changes or capture is not None)
+        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), self._records_changes(record_changes))
+
+    def _records_changes(self, wanted: bool = False) -> bool:
+        return wanted or self.capture is not None or bool(self._snapshots)
 
     # --- start -----------------------------------------------------------------------------------------------
 
@@ -133,7 +147,7 @@ class Session:
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
         self._next_sweep = time.monotonic() + SWEEP_S
-        if self.capture is not None:  # the targets are known now
+        if self._records_changes():  # the targets are known now
             self._flush(self._snapshot(), self._about(), final=False)
 
     def _follow_those_there(self, identities: list[int]) -> None:
@@ -213,6 +227,7 @@ class Session:
         """Wait a little, then take what the kernel recorded."""
         self._poll.poll(max(timeout_s, 0) * 1000)
         self.drain()
+        self._take_snapshots()
         if time.monotonic() >= self._next_tick:
             self._next_tick = time.monotonic() + TICK_S
             self._tick()
@@ -242,6 +257,7 @@ class Session:
         self._recognise_interpreters()
         for failure in self.graph.take_failures():
             self._refusals.explain(failure)
+            self._failed_with_eagain |= failure.key.errno == errno.EAGAIN
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count
@@ -266,7 +282,7 @@ class Session:
         self._suspects.look(self.graph.suspects())
         if time.monotonic() >= self._next_limits:
             self._sample_limits()
-        if self.capture is not None:
+        if self._records_changes():
             self._flush(self._snapshot(), self._about(), final=False)
 
     def _sample_limits(self, stats: dict[int, procfs.Stat] | None = None) -> None:
@@ -277,7 +293,7 @@ class Session:
             if self._roots
             else (os.getpid(),)
         )
-        self._headroom.sample(pids, now, stats)
+        self._headroom.sample(pids, now, stats, self.graph.tasks_by_kind())
 
     def _look_for_losses(self) -> None:
         """Compare with /proc, once what was recorded by then is in: after a loss (trap 14), and now and then."""
@@ -333,6 +349,7 @@ class Session:
     def finish(self) -> trace.Trace:
         """End the tracing, settle what is open, and give the finished model."""
         self.drain()
+        self._take_snapshots()
         self._suspects.look(self.graph.suspects())
         self._sample_limits()
         seen, at_ns = self._scan()
@@ -352,6 +369,7 @@ class Session:
 
     def _settled(self, seen: dict[int, Seen], at_ns: int) -> trace.Trace:
         """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
+        self._drop_snapshots()
         reconciliation = self._reconcile(seen)
         self.graph.resync(seen, at_ns)
         snapshot = self._snapshot()
@@ -427,10 +445,11 @@ class Session:
     # --- capture ---------------------------------------------------------------------------------------------
 
     def _flush(self, snapshot: Snapshot, about: About, final: bool) -> None:
-        """To the capture, if there is one.  When it fails the trace goes on, and the report says so."""
-        if self.capture is None:
+        """To all captures.  When one fails the trace goes on, and the report says so."""
+        if not self._records_changes():
             return
         new = [self._stacks.stack(i) for i in range(self._captured_stacks + 1, len(self._stacks) + 1)]
+        changed = self.graph.take_changed()
         extra = {
             "started_at": about.started_at,
             "targets": about.targets,
@@ -440,26 +459,73 @@ class Session:
             "limits": about.limits,
             "reconciliation": about.reconciliation,
         }
+        self._captured_stacks += len(new)
+        if self.capture is not None and not self._write(self.capture, snapshot, changed, new, final, extra):
+            self.capture = None
+        self._snapshots = [
+            each
+            for each in self._snapshots
+            if self._write(each.capture, snapshot, changed, new, final=False, extra=extra)
+        ]
+
+    def _write(
+        self,
+        capture: CaptureWriter,
+        snapshot: Snapshot,
+        changed: list[Task],
+        new: list[trace.Stack],
+        final: bool,
+        extra: dict[str, Any],
+    ) -> bool:
+        """False when the capture could not be written, and is closed."""
         try:
-            self.capture.flush(snapshot, self.graph.take_changed(), new, final, extra)
+            capture.flush(snapshot, changed, new, final, extra)
         except CaptureError as error:
             self.capture_problem = str(error)
             self._notes[f"the capture is not complete: {error}"] = None
-            self.capture = None
+            return False
+        return True
+
+    def _take_snapshots(self) -> None:
+        """Finish the captures whose moment has come."""
+        zombies = self.graph.zombies()
+        come = [each for each in self._snapshots if each.trigger.has_come(zombies, self._failed_with_eagain)]
+        if not come:
             return
-        self._captured_stacks += len(new)
+        self._suspects.look(self.graph.suspects())
+        snapshot, about = self._snapshot(), self._about()
+        self._flush(snapshot, about, final=False)
+        for each in come:
+            if each not in self._snapshots:
+                continue  # it could not be written
+            self._snapshots.remove(each)
+            note = f"a snapshot of the trace at {each.trigger.moment}"
+            extra = {"notes": (*about.notes, *self._stacks.notes(), note)}
+            if self._write(each.capture, snapshot, [], [], final=True, extra=extra):
+                each.capture.close()
+                self.news.append(f"{each.trigger.moment}: wrote {each.capture.path}")
+                self._notes[f"{each.capture.path} is a snapshot at {each.trigger.moment}"] = None
+
+    def _drop_snapshots(self) -> None:
+        """Their moment did not come."""
+        for each in self._snapshots:
+            each.capture.discard()
+            self._notes[f"no snapshot was taken: {each.trigger.moment} did not happen"] = None
+        self._snapshots = []
 
     def discard_capture(self) -> None:
         """There was nothing to trace."""
         if self.capture is not None:
             self.capture.discard()
             self.capture = None
+        self._drop_snapshots()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, self._priority)
         if self.capture is not None:
             self.capture.close()
+        self._drop_snapshots()
         self._stacks.close()
         self._probe.close()
 

@@ -519,9 +519,16 @@ class Graph:
         self._note_change(task)
 
     def suspects(self) -> dict[int, int]:
-        """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none)."""
-        parents = {task.exit_parent for task in self._dead.values() if task.exit_parent}
+        """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none).
+
+        Whose zombies stand for longest comes first.
+        """
+        parents = dict.fromkeys(task.exit_parent for task in self._dead.values() if task.exit_parent)
         return {parent: self._handlers.get(parent, 0) for parent in parents}
+
+    def zombies(self) -> int:
+        """How many stand now."""
+        return len(self._dead)
 
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
@@ -534,6 +541,11 @@ class Graph:
     def living(self) -> int:
         """Processes alive now, roots included."""
         return sum(not task.exited_ns for task in self.tasks.values())
+
+    def tasks_by_kind(self) -> dict[str, int]:
+        """What fills a limit now: living processes, zombies, and threads besides each process's first."""
+        threads = sum(max(task.threads - 1, 0) for task in self.tasks.values())
+        return {"processes": self.living(), "zombies": self.zombies(), "threads": threads}
 
     # --- results -----------------------------------------------------------------------------------------------
 

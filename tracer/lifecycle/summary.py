@@ -93,9 +93,27 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         incomplete_because=about.incomplete_because,
         notes=about.notes,
         limits=about.limits,
+        shares=_shares(snapshot, known),
         min_age_s=snapshot.min_age_ns / 1e9,
         young_zombies=sum(group.young for group in snapshot.groups.values()),
     )
+
+
+def _shares(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> tuple[trace.Share, ...]:
+    zombies: Counter[int] = Counter()
+    for (stack, _), group in snapshot.groups.items():
+        zombies[stack] += group.standing
+    shares: dict[object, trace.Share] = {}
+    for stack in {**snapshot.stacks, **zombies}:
+        blamed = known.get(stack, NO_STACK).responsible
+        running = counts.running if (counts := snapshot.stacks.get(stack)) else 0
+        key = blamed and (blamed.kind, blamed.name, blamed.version)
+        before = shares.get(key, trace.Share(blamed, 0, 0))
+        shares[key] = replace(
+            before, zombies=before.zombies + zombies[stack], running=before.running + running
+        )
+    held = (share for share in shares.values() if share.zombies or share.running)
+    return tuple(sorted(held, key=lambda each: (-each.zombies - each.running, str(each.responsible))))
 
 
 def with_placeholders(stacks: Mapping[int, trace.Stack]) -> dict[int, trace.Stack]:

@@ -151,7 +151,8 @@ def _found(
     minor = int(version.split(".")[1]) if version.startswith("3.") else 0
     if head[:8] == _COOKIE and minor in (13, 14):
         if int.from_bytes(head[16:24], "little"):
-            problem = f"no Python frames of {module.name}: it is {version}, built without a GIL; {SUPPORTED} are supported"
+            what = f"it is {version}, built without a GIL"
+            problem = f"no Python frames of {module.name}: {what}; {SUPPORTED} are supported"
             return Found(Language.PYTHON, version, module, b"", problem)
         layout = _own_layout(module, runtime, minor)
     else:
