@@ -358,7 +358,7 @@ def held_by(pid: int) -> tuple[Ids, int]:
 def still_there(ids: Ids) -> Ids:
     """By asking for the id that follows the one before it.
 
-    To open each by its id would be a reference of our own, and when that one is closed while the kernel clears a program
+    To open each by its id would be a reference of our own, and when that is closed while the kernel clears a program
     array (prog_array_map_clear), the array stays for good: seen on 6.18.
     """
     found = set()
