@@ -28,7 +28,7 @@ from tracer.probe.programs import FORMAT, Compiled
 from tracer.probe.tracefs import open_tracefs
 
 CACHE: Final = "/var/cache/forktrace"
-MAX_CACHED: Final = 8  # files; each is some 100 KB
+MAX_CACHED: Final = 64  # files of some 100 KB: each walker, with and without --light, for some kernels
 MAPS: Final = (
     "events",
     "samples",
