@@ -44,7 +44,8 @@ class Load:
 
 def measure(programs: Path, quick: bool) -> list[Load]:
     share = 0.2 if quick else 1
-    for language in ("python", "bash"):  # until its walker is compiled, every stack of an interpreter is unknown
+    # Until its walker is compiled, every stack of an interpreter is unknown.
+    for language in ("python", "bash"):
         build_walker(language, Options())
     with _statistics():
         return [
