@@ -255,7 +255,7 @@ def _late(page: Page, late: LateReaping) -> None:
         )
         if each is not None
     ]
-    page.line((counted(late.count, "child", "children"), HEAD), ", ".join(["", *times]))
+    page.prose(", ".join([counted(late.count, "child", "children"), *times]), style=HEAD)
     _blame(page, late.stack)
 
 
