@@ -53,8 +53,12 @@ def pythons() -> list[Python]:
         found += sorted((Path.home() / ".pyenv/versions").glob(f"3.{minor}.*/bin/{name}"))
     there = {path.resolve(): path for path in reversed(found) if path.is_file()}
     roots = os.environ.get("FORKTRACE_ROOTS")
-    others = sorted(Path(roots).glob("*/usr/bin/python3.[0-9]*[0-9]")) if roots else []
-    inside = [Python(Path("/usr/bin") / program.name, program.parents[2]) for program in others]
+    others = sorted(Path(roots).glob("*/usr/bin/python3.*")) if roots else []
+    inside = [
+        Python(Path("/usr/bin") / program.name, program.parents[2])
+        for program in others
+        if program.suffix[1:].isdigit()
+    ]
     return [Python(program) for program in sorted(there.values())] + inside
 
 
