@@ -45,9 +45,10 @@ class Python(NamedTuple):
 
 
 def pythons() -> list[Python]:
-    """Each supported CPython of the machine, and that of the tests; those of the roots below FORKTRACE_ROOTS."""
-    found = [Path(sys.executable)]
-    for minor in MINORS:
+    """The distribution's CPython and that of the tests; with FORKTRACE_PYTHONS=all each supported one of the machine;
+    those of the roots below FORKTRACE_ROOTS."""
+    found = [Path(sys.executable), Path("/usr/bin/python3")]
+    for minor in MINORS if os.environ.get("FORKTRACE_PYTHONS") == "all" else ():
         name = f"python3.{minor}"
         found += [Path("/usr/bin") / name, Path("/usr/local/bin") / name]
         found += sorted((Path.home() / ".pyenv/versions").glob(f"3.{minor}.*/bin/{name}"))
