@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ def test_which_ancestor_is_full(cgroup: Path) -> None:
         assert int(os.read(ready, 10)) == errno.EAGAIN  # the zombie keeps its charge
         found = limits(pid)
         base = f"/{cgroup.parent.name}"
+        assert any(limit.refusals for limit in found)  # which of the two counts it depends on the kernel
+        found = tuple(replace(limit, refusals=None) for limit in found)
         assert found[0] == Limit("pids.max", base, 2, 2)
         assert Limit("pids.max", f"{base}/inner", 40, 2) in found
     finally:
