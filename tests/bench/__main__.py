@@ -52,14 +52,14 @@ def main() -> int:
 def measure(part: str, programs: Path, quick: bool) -> tuple[Any, str]:
     """The figures of one part, and their table."""
     if part == "slowdown":
-        rows, untraced = slowdown.measure(programs, 4 if quick else 10)
+        rows, untraced = slowdown.measure(programs, 3 if quick else 13)
         return rows, tables.slowdown(rows, untraced)
     if part == "consumer":
-        consumed = consumer.measure(programs, 1 if quick else 4)
+        consumed = consumer.measure(programs, 0.5 if quick else 3)
         replayed = consumer.replay(programs, 5_000 if quick else 20_000)
         return {"live": consumed, "replayed": replayed}, tables.consumer(consumed, replayed)
     if part == "start":
-        times = startup.measure(programs, 3 if quick else 9)
+        times = startup.measure(programs, 3 if quick else 7)
         return times, tables.times(times)
     if part == "memory":
         memory = startup.memory(programs, 20_000 if quick else 100_000)

@@ -104,13 +104,13 @@ def main() -> None:
     traced = b["traced"]
     for pid in sys.argv[1:]:
         traced[traced.Key(int(pid))] = traced.Leaf(1)
+    stopped: list[int] = []  # a KeyboardInterrupt would be lost when it comes within a callback
+    signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
     signal.alarm(MAX_S)
     print("tracing", file=sys.stderr, flush=True)
-    try:
-        while True:
-            b.ring_buffer_poll()
-    except KeyboardInterrupt:
-        b.ring_buffer_consume()
+    while not stopped:
+        b.ring_buffer_poll(1000)
+    b.ring_buffer_consume()
     print(json.dumps({"forks": counts[1], "events": sum(counts.values()), "lost": b["lost"][0].value}))
 
 

@@ -43,8 +43,8 @@ def slowdown(rows: list[Slowdown], untraced: list[float]) -> str:
             ]
         )
     title = (
-        f"Slowdown of a loop of fork, _exit, waitpid (untraced: {median(untraced) * 1e6:.0f} us a round); each traced "
-        "loop by the\nuntraced one beside it, median and quartiles of the pairs"
+        f"Slowdown of a loop of fork, _exit, waitpid (untraced: {median(untraced) * 1e6:.0f} us a round); the "
+        "fastest of four\nloops by the fastest of four untraced ones beside them, median and quartiles of the pairs"
     )
     problems = "".join(f"\n  {row.tracer}: {row.problem}" for row in rows if row.problem)
     return table(title, ["", "slowdown", "quartiles", "us/round", "pairs"], lines) + problems

@@ -25,6 +25,7 @@ from tracer.lifecycle.task import NS_PER_TICK, PRE_EXISTING, Fate, Task, pid_of
 from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
 
 WNOWAIT = 0x01000000
+MAX_DEAD_INITS = 1024  # remembered until what they left behind is released, some milliseconds
 _ENOSYS = 38
 _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
@@ -66,7 +67,7 @@ class Graph:
         self._dead_in_ns: dict[
             tuple[int, int], Task
         ] = {}  # by (parent, pid in a namespace), where pids differ
-        self._dead_inits: set[int] = set()  # of pid namespaces
+        self._dead_inits: dict[int, None] = {}  # of pid namespaces, the last MAX_DEAD_INITS
         self._old_zombies: dict[
             int, int
         ] = {}  # by pid: identities of those that the first scan showed as zombies
@@ -135,7 +136,9 @@ class Graph:
                 task.comm = names.get(comm) or self._name(comm)
                 task.threads = 0
                 if task.ns_pid == 1:
-                    self._dead_inits.add(ident)
+                    self._dead_inits[ident] = None
+                    if len(self._dead_inits) > MAX_DEAD_INITS:
+                        del self._dead_inits[next(iter(self._dead_inits))]
                 self._exits += 1
                 elder = tasks.get(task.parent)
                 if parent != task.parent or (elder is not None and 0 < elder.exited_ns <= ts):

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -171,6 +172,8 @@ class BpfObject:
 
 def require_bpf() -> None:
     """Load (and drop) a program that does nothing.  Raises ``NoPermission``, ``Unavailable`` or ``BpfRefused``."""
+    with contextlib.suppress(OSError, ValueError):  # before 5.11 maps count against it; later it does not matter
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     BpfObject.load(Compiled({}, {"try_load": Program(RETURN_0, ())}), {}).close()
 
 
