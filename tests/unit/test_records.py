@@ -34,15 +34,20 @@ LAYOUTS: Final = {
     ),
     "space_key": (records.SPACE_KEY, ("image", "exec_vm")),
     "traced": (records.TRACED_KEY, ("image",)),
-    "config": (records.CONFIG, ("mode",)),
+    "config": (records.CONFIG, ("mode", "pad", "realtime")),
 }  # fmt: skip
 CONSTANTS: Final = {
     "EXIT_AUTOREAP": records.EXIT_AUTOREAP,
     "FAIL_THREAD": records.FAIL_THREAD,
     "FAIL_CLONE3": records.FAIL_CLONE3,
+    "THREAD_PTHREAD": records.THREAD_PTHREAD,
+    "THREAD_DETACHED": records.THREAD_DETACHED,
+    "THREAD_KILLED": records.THREAD_KILLED,
+    "JOIN_FOREVER": records.JOIN_FOREVER,
     "STACK_SAMPLE": records.STACK_SAMPLE,
     "MODE_ALL": records.MODE_ALL,
     "MODE_STACKS": records.MODE_STACKS,
+    "MODE_THREADS": records.MODE_THREADS,
     "REGS_WORDS": records.REGS_WORDS,
     "KNOWN_WORDS": records.KNOWN_WORDS,
     "KNOWN_REGS": records.KNOWN_REGS,
@@ -51,6 +56,7 @@ CONSTANTS: Final = {
     "NS_PER_TICK": 10_000_000,
     "LOST_MAX": len(records.LOST),
     **{f"EV_{each.name}": each.value for each in records.EventType},
+    **{f"THREAD_{each.name}": each.value for each in records.ThreadCall},
     **{f"LOST_{name.upper()}": index for index, name in enumerate(records.LOST)},
 }
 PRELUDE: Final = """
@@ -127,7 +133,7 @@ def test_nothing_of_the_header_is_left_out() -> None:
     text = declarations()
     assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(LAYOUTS)
     defined = set(re.findall(r"^#define (\w+)", text, re.MULTILINE)) - {"COMM_LEN", "STACK_PAGE"}
-    enumerated = set(re.findall(r"^\t((?:EV|LOST)_\w+)", text, re.MULTILINE))
+    enumerated = set(re.findall(r"^\t((?:EV|LOST|THREAD)_\w+)", text, re.MULTILINE))
     assert defined | enumerated == set(CONSTANTS)
 
 
