@@ -17,16 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tracer import __version__, procfs, trace
+from tracer import __version__, procfs, thread_stacks, trace
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
 from tracer.errors import ForktraceError, Unavailable
 from tracer.headroom import Headroom
+from tracer.joins import MAX_WATCHED, Joins
 from tracer.lifecycle.graph import Graph, Seen
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
 from tracer.lifecycle.task import pid_of
+from tracer.lifecycle.threads import Threads
 from tracer.probe.probe import Probe, ProbeOptions
 from tracer.records import EVENT, CodeRecord
 from tracer.refusals import Refusals
@@ -88,6 +90,7 @@ class Session:
         self._next_tick = self._next_sweep = self._next_limits = 0.0
         self._headroom = Headroom()
         self._refusals = Refusals()
+        self._joins = Joins(self._probe, self._add_note)
         self._suspects = Suspects(self._probe.waits, self._stacks.stack, self._probe.suspect)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
@@ -95,6 +98,11 @@ class Session:
         self.started_at = time.time()
         self.start_ns = procfs.boottime_ns()
         self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), record_changes or capture is not None)
+        if options.probe.threads:
+            self.graph.threads = Threads(int(options.min_age_s * 1e9))
+            self.graph.threads.sees_joins = not self._probe.no_uprobes
+            if self._probe.no_uprobes:
+                self._add_note(f"unjoined threads are not looked for: {self._probe.no_uprobes}")
 
     # --- start -----------------------------------------------------------------------------------------------
 
@@ -131,6 +139,11 @@ class Session:
                 if not task.exited_ns:
                     self._follow(task.id)
         self._probe.follow_everything(False)
+        if self.graph.threads is not None and self.graph.threads.sees_joins:
+            for identity in [each.id for each in self.graph.tasks.values() if not each.exited_ns][
+                :MAX_WATCHED
+            ]:
+                self._joins.watch(identity)
         self._suspects.look(self._roots)
         self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
@@ -219,6 +232,9 @@ class Session:
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
         self._recognise_interpreters()
+        if self.graph.threads is not None and self.graph.threads.sees_joins:
+            for identity in self.graph.threads.take_unwatched():
+                self._joins.watch(identity)
         for key, identity in self.graph.take_failures():
             self._refusals.explain(key, pid_of(identity), key.errno)
         if len(samples) > MAX_FORGOTTEN:
@@ -238,6 +254,10 @@ class Session:
 
     def _tick(self) -> None:
         self._look_for_losses()
+        if self.graph.threads is not None:
+            self.graph.threads.sample()
+            self._probe.set_clock()
+            self._joins.forget(self._lives)
         if self.options.cgroup is not None:
             self._add_newcomers(self.options.cgroup)
         if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
@@ -270,6 +290,8 @@ class Session:
         self._note_losses(lost)
 
     def _note_losses(self, lost: dict[str, int]) -> None:
+        if self.graph.threads is not None and lost["events"] != self._lost["events"]:
+            self.graph.threads.doubt()
         self._lost = lost
         self.graph.lossy = bool(lost["events"] or lost["traced"])
 
@@ -333,12 +355,35 @@ class Session:
         """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
         reconciliation = self._reconcile(seen)
         self.graph.resync(seen, at_ns)
+        self._look_at_threads()
         snapshot = self._snapshot()
         about = self._about(reconciliation)
         self._flush(snapshot, about, final=True)
         named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
         notes = (*self._notes, *self._stacks.notes())  # of the flush, too
         return summarize(snapshot, named, replace(about, notes=notes))
+
+    def _look_at_threads(self) -> None:
+        """What /proc alone knows: the names of those that live, and what the stacks of the unjoined ones hold."""
+        threads = self.graph.threads
+        if threads is None:
+            return
+        for process in threads.processes():
+            threads.name(process, thread_stacks.names(pid_of(process)), complete=self.graph.lossy)
+        for process, handles in threads.unjoined().items():
+            threads.hold(process, thread_stacks.sizes(pid_of(process), handles))
+        if threads.sees_joins and threads.unjudged:
+            self._add_note(
+                f"{threads.unjudged:,} threads were made before their process was watched, or by no pthread_create: "
+                f"whether they are joined is not known"
+            )
+
+    def _lives(self, identity: int) -> bool:
+        task = self.graph.tasks.get(identity)
+        return task is not None and not task.exited_ns
+
+    def _add_note(self, sentence: str) -> None:
+        self._notes[sentence] = None
 
     def _snapshot(self) -> Snapshot:
         snapshot = self.graph.snapshot(procfs.boottime_ns())

@@ -23,6 +23,7 @@ class Tracing:
     min_age_s: float
     light: bool
     stacks: bool
+    threads: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,25 @@ def tracing_options(command: Command) -> Command:
             "is seen some milliseconds late, and without the call; failed forks are not seen.",
         ),
         click.option("--no-stacks", is_flag=True, help="Count forks, but take no stacks."),
+        click.option(
+            "--threads",
+            is_flag=True,
+            help="Trace threads, too: which stacks made those that live, which only grow in number, and which ended "
+            "and were not joined.",
+        ),
     ]
 
     @functools.wraps(command)
     def wrapped(
-        *args: Any, duration: float | None, min_age: float, light: bool, no_stacks: bool, **rest: Any
+        *args: Any,
+        duration: float | None,
+        min_age: float,
+        light: bool,
+        no_stacks: bool,
+        threads: bool,
+        **rest: Any,
     ) -> Any:
-        return command(*args, tracing=Tracing(duration, min_age, light, not no_stacks), **rest)
+        return command(*args, tracing=Tracing(duration, min_age, light, not no_stacks, threads), **rest)
 
     return _decorate(wrapped, options)
 

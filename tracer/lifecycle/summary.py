@@ -13,8 +13,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracer import trace
-from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
+from tracer.lifecycle.snapshot import (
+    FailedKey,
+    Group,
+    LatencyHistogram,
+    Process,
+    Snapshot,
+    StackCounts,
+    ThreadCounts,
+    ThreadGroup,
+)
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
+from tracer.lifecycle.thread_leaks import thread_leak, thread_tally
 from tracer.lifecycle.verdict import Deaths, ParentFacts, why
 from tracer.records import WAIT_ANY, WAIT_OTHER
 
@@ -46,6 +56,11 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         _leak(kind, group, known.get(stack, NO_STACK), known, snapshot)
         for (stack, kind), group in snapshot.groups.items()
         if group.count
+    ]
+    leaks += [
+        thread_leak(kind, thread_group, known.get(stack, NO_STACK), snapshot.threads[stack], snapshot)
+        for (stack, kind), thread_group in snapshot.thread_groups.items()
+        if thread_group.count and stack in snapshot.threads
     ]
     leaks.sort(key=lambda leak: (-leak.count, leak.kind != "zombie", leak.stack.id))
     failed = [
@@ -82,12 +97,24 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         late=_late(snapshot, known),
         reconciliation=about.reconciliation,
         stacks=tuple(tallies),
+        threads=_threads(snapshot, known),
         incomplete_because=about.incomplete_because,
         notes=about.notes,
         limits=about.limits,
         min_age_s=snapshot.min_age_ns / 1e9,
         young_zombies=sum(group.young for group in snapshot.groups.values()),
     )
+
+
+def _threads(
+    snapshot: Snapshot, known: Mapping[int, trace.Stack]
+) -> tuple[tuple[trace.Stack, trace.ThreadTally], ...]:
+    sees_joins = "threads_unjoined" in snapshot.totals
+    tallies = [
+        (known.get(stack, NO_STACK), thread_tally(counts, snapshot.end_ns, sees_joins))
+        for stack, counts in snapshot.threads.items()
+    ]
+    return tuple(sorted(tallies, key=lambda pair: (-pair[1].alive, -pair[1].made, pair[0].id)))
 
 
 def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> Snapshot:
@@ -103,6 +130,12 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
     late: dict[int, LatencyHistogram] = {}
     for key, histogram in snapshot.late.items():
         late.setdefault(ids.get(key, 0), LatencyHistogram()).merge(histogram)
+    threads: dict[int, ThreadCounts] = {}
+    for key, made in snapshot.threads.items():
+        threads.setdefault(ids.get(key, 0), ThreadCounts()).add(made)
+    thread_groups: dict[tuple[int, str], ThreadGroup] = {}
+    for (key, kind), thread_group in snapshot.thread_groups.items():
+        thread_groups.setdefault((ids.get(key, 0), kind), ThreadGroup()).merge(thread_group)
     failed: Counter[FailedKey] = Counter()
     limits: dict[FailedKey, Mapping[str, Any]] = {}
     for failure, count in snapshot.failed.items():
@@ -111,7 +144,14 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
         if failure in snapshot.failed_limits:
             limits[key_of_all] = snapshot.failed_limits[failure]
     return replace(
-        snapshot, stacks=stacks, groups=groups, failed=dict(failed), failed_limits=limits, late=late
+        snapshot,
+        stacks=stacks,
+        groups=groups,
+        failed=dict(failed),
+        failed_limits=limits,
+        late=late,
+        threads=threads,
+        thread_groups=thread_groups,
     )
 
 

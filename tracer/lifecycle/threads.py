@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from tracer.lifecycle.snapshot import ThreadCounts, ThreadGroup
@@ -32,7 +33,9 @@ MIN_STEPS: Final = 3
 MAX_SAMPLES: Final = 128
 MAX_SERIES: Final = 16_384  # pairs of a process and a stack whose growth is watched
 MAX_OWED: Final = 262_144  # threads that somebody has to join; of further ones it is not known
-IN_DOUBT_NS: Final = 1_000_000  # a try to join so long before the end may have succeeded (exits before 6.16 come late)
+IN_DOUBT_NS: Final = (
+    1_000_000  # a try to join so long before the end may have succeeded (exits before 6.16 come late)
+)
 
 
 class Thread:
@@ -42,7 +45,18 @@ class Thread:
     with a time limit waits for it.  held_bytes: its stack, None where it was not looked for.
     """
 
-    __slots__ = ("comm", "ended_ns", "handle", "held_bytes", "made_ns", "owed", "process", "stack", "tid", "until_ns")
+    __slots__ = (
+        "comm",
+        "ended_ns",
+        "handle",
+        "held_bytes",
+        "made_ns",
+        "owed",
+        "process",
+        "stack",
+        "tid",
+        "until_ns",
+    )
 
     def __init__(self, process: int, tid: int, handle: int, stack: int, made_ns: int, owed: bool) -> None:
         self.process, self.tid, self.handle = process, tid, handle
@@ -69,7 +83,7 @@ class Threads:
         self._blind: dict[int, None] = {}  # processes whose joins are not seen any more
         self._counts: dict[int, ThreadCounts] = {}  # by stack
         self._unjoined: dict[int, ThreadGroup] = {}  # by stack, of processes that ended
-        self._alive: Counter[tuple[int, int]] = Counter()  # by process and stack
+        self._alive: dict[int, Counter[int]] = {}  # process -> stack -> living threads
         self._series: dict[tuple[int, int], list[int]] = {}
         self._samples = 0  # moments in each series
         self._stride = self._skipped = 1
@@ -100,7 +114,7 @@ class Threads:
         if counts is None:
             counts = self._counts[stack] = ThreadCounts()
         counts.made += 1
-        self._alive[process, stack] += 1
+        self._alive.setdefault(process, Counter())[stack] += 1
 
     def ended(self, ts: int, process: int, tid: int, flags: int, comm: str) -> None:
         thread = self._living.get(process, {}).get(tid)
@@ -126,20 +140,27 @@ class Threads:
     def detached(self, process: int, handle: int) -> None:
         self.joined(process, handle, JOIN_FOREVER)
 
-    def over(self, ts: int, process: int) -> None:
-        """The process ended or exec'd, and all of its threads and their memory with it."""
-        for thread in self._living.pop(process, {}).values():
+    def over(self, ts: int, process: int) -> bool:
+        """The process ended or exec'd, and all of its threads and their memory with it.
+
+        True if some of them ended before, and were not joined.
+        """
+        if process not in self._living:
+            return False
+        for thread in self._living.pop(process).values():
             self._end(thread, ts, killed=True, forget=False)
+        unjoined = False
         for thread in self._owed.pop(process, {}).values():
             self._number_owed -= 1
             if thread.ended_ns and thread.owed:
+                unjoined = True
                 self._counts[thread.stack].unjoined += 1
                 group = self._unjoined.setdefault(thread.stack, ThreadGroup())
                 self._add_unjoined(group, thread, ts, held=0)
         self._blind.pop(process, None)
-        for key in [key for key in self._alive if key[0] == process]:
-            del self._alive[key]
-            self._series.pop(key, None)
+        for stack in self._alive.pop(process):
+            self._series.pop((process, stack), None)
+        return unjoined
 
     def doubt(self, process: int | None = None) -> None:
         """Joins may have been missed: of the threads known so far, nobody can tell any more."""
@@ -159,11 +180,13 @@ class Threads:
     def _end(self, thread: Thread, ts: int, killed: bool, forget: bool = True) -> None:
         thread.ended_ns = ts
         self._counts[thread.stack].ended += 1
-        self._alive[thread.process, thread.stack] -= 1
+        self._alive[thread.process][thread.stack] -= 1
         if forget:
             del self._living[thread.process][thread.tid]
         if thread.owed and (killed or thread.until_ns + IN_DOUBT_NS >= ts):
-            self._release(thread) if forget else setattr(thread, "owed", False)
+            if forget:
+                self._release(thread)
+            thread.owed = False
 
     # --- what others know --------------------------------------------------------------------------------------
 
@@ -207,13 +230,14 @@ class Threads:
             self._skipped += 1
             return
         self._skipped = 1
-        for key, alive in self._alive.items():
-            series = self._series.get(key)
-            if series is None:
-                if not alive or len(self._series) >= MAX_SERIES:
-                    continue
-                series = self._series[key] = [0] * self._samples
-            series.append(alive)
+        for process, stacks in self._alive.items():
+            for stack, alive in stacks.items():
+                series = self._series.get((process, stack))
+                if series is None:
+                    if len(self._series) >= MAX_SERIES:
+                        continue
+                    series = self._series[process, stack] = [0] * self._samples
+                series.append(alive)
         self._samples += 1
         if self._samples > MAX_SAMPLES:
             for series in self._series.values():
@@ -275,7 +299,7 @@ def only_grows(live: Sequence[int]) -> bool:
     if number < MIN_SAMPLES or live[-1] < MIN_ALIVE:
         return False
     half = live[number // 2 :]
-    steps = [after - before for before, after in zip(half, half[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(half)]
     if min(steps) < 0 or sum(step > 0 for step in steps) < MIN_STEPS:
         return False
     return any(step > 0 for step in steps[-(number // 4) :])

@@ -185,7 +185,9 @@ class BpfObject:
         )
         return syscalls.bpf(_LINK_CREATE, attributes)
 
-    def attach_perf_uprobe(self, program: str, path: str, offset: int, cookie: int, pid: int) -> tuple[int, int]:
+    def attach_perf_uprobe(
+        self, program: str, path: str, offset: int, cookie: int, pid: int
+    ) -> tuple[int, int]:
         """The same at one place, for kernels before 6.6; the descriptors of its link and its event."""
         pmu = int(Path(UPROBE_PMU).read_text(encoding="ascii"))
         event = syscalls.perf_event_open_uprobe(pmu, os.fsencode(path), offset, pid)
@@ -218,7 +220,9 @@ class BpfObject:
 
 def require_bpf() -> None:
     """Load (and drop) a program that does nothing.  Raises ``NoPermission``, ``Unavailable`` or ``BpfRefused``."""
-    with contextlib.suppress(OSError, ValueError):  # before 5.11 maps count against it; later it does not matter
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # before 5.11 maps count against it; later it does not matter
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     BpfObject.load(Compiled({}, {"try_load": Program(RETURN_0, ())}), {}).close()
 

@@ -84,7 +84,9 @@ class Uprobes:
             except (OSError, ForktraceError) as error:
                 why = error
         reason = why.message if isinstance(why, ForktraceError) else str(why or "a trial was not seen")
-        raise Unavailable(f"no uprobes on this kernel: {reason}", "a kernel from 5.15 on with CONFIG_UPROBE_EVENTS=y")
+        raise Unavailable(
+            f"no uprobes on this kernel: {reason}", "a kernel from 5.15 on with CONFIG_UPROBE_EVENTS=y"
+        )
 
     def _all_at_once(self, pid: int, path: str, offsets: Mapping[int, int]) -> tuple[int, ...]:
         return (self._programs.attach_uprobes(PROGRAM, path, offsets, pid),)

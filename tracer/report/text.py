@@ -25,11 +25,13 @@ from tracer.report.wording import (
     KIND_OF_LEAK,
     KIND_OF_LIBRARY,
     MAX_NAME,
+    OF_THREADS,
     by_count,
     counted,
     exits_in_words,
     headline,
     identified,
+    in_bytes,
     parent_in_words,
     place_in,
     version_of,
@@ -76,6 +78,7 @@ def render(trace: Trace, console: Console) -> None:
         )
         for late in trace.late[:MAX_STACKS]:
             _late(page, late)
+    _threads(page, trace)
     _limits(page, trace)
     _totals(page, trace)
     _reconciliation(page, trace)
@@ -117,18 +120,25 @@ def _leak(page: Page, number: int, leak: Leak) -> None:
     facts = [f"oldest {duration(leak.oldest_age_s)}", rate(leak.rate_per_min)]
     style = HEAD if leak.kind == "orphaned" else BAD
     page.line((f"{number}. {kind}", style), ", ".join(["", *filter(None, facts)]))
-    _blame(page, leak.stack)
+    of_threads = leak.kind in OF_THREADS
+    _blame(page, leak.stack, "made by" if of_threads else "forked by")
     shown = leak.parents if len(leak.parents) <= MAX_PARENTS else leak.parents[: MAX_PARENTS - 1]
     parents = [parent_in_words(parent) for parent in shown]
     if others := leak.parents[len(shown) :]:
         parents.append(f"{len(others):,} others: {sum(parent.count for parent in others):,}")
-    page.labelled("parent" if len(parents) == 1 else "parents", parents, "; ")
+    parent = "process" if of_threads else "parent"
     page.labelled(
-        "children", [f"{shorten(visible(name), 30)}: {count:,}" for name, count in by_count(leak.comms)]
+        parent if len(parents) == 1 else f"{parent}es" if of_threads else f"{parent}s", parents, "; "
     )
+    page.labelled(
+        "names" if of_threads else "children",
+        [f"{shorten(visible(name), 30)}: {count:,}" for name, count in by_count(leak.comms)],
+    )
+    if leak.held_bytes:
+        page.labelled("memory", [f"{in_bytes(leak.held_bytes)} mapped for their stacks"])
     page.labelled("ended by", exits_in_words(leak.exits))
     more = ["…"] if leak.count > len(leak.examples) else []
-    page.labelled("pids", [str(pid) for pid in leak.examples] + more)
+    page.labelled("tids" if of_threads else "pids", [str(pid) for pid in leak.examples] + more)
     _why(page, leak)
     _waits(page, leak)
     _stack(page, leak.stack)
@@ -145,11 +155,11 @@ def _waits(page: Page, leak: Leak) -> None:
         page.labelled("it waits for", [f"{how}{place}"])
 
 
-def _blame(page: Page, stack: Stack) -> None:
+def _blame(page: Page, stack: Stack, label: str = "forked by") -> None:
     library = stack.responsible
     if library is not None:
         kind = KIND_OF_LIBRARY.get(library.kind)
-        page.labelled("forked by", [identified(library) + (f", {kind}" if kind else "")], style=HEAD)
+        page.labelled(label, [identified(library) + (f", {kind}" if kind else "")], style=HEAD)
         if place := place_in(library, page.room, whole_path=True):
             page.labelled("", [place])
     names = list(dict.fromkeys(map(version_of, stack.chain)))  # C library start-up code would come again
@@ -253,6 +263,34 @@ def _late(page: Page, late: LateReaping) -> None:
     ]
     page.line((counted(late.count, "child", "children"), HEAD), ", ".join(["", *times]))
     _blame(page, late.stack)
+
+
+def _threads(page: Page, trace: Trace) -> None:
+    """A row a stack that made threads."""
+    if not trace.threads:
+        return
+    page.heading("Threads, by the stack that made them")
+    rows = [("alive", "made", "unjoined", "oldest", "")]
+    for stack, tally in trace.threads[:MAX_STACKS]:
+        grown = f"{tally.alive:,}" + (f" (+{tally.grown:,})" if tally.grown > 0 else "")
+        unjoined = "?" if tally.unjoined is None else f"{tally.unjoined:,}"
+        age = "" if tally.oldest_age_s is None else duration(tally.oldest_age_s)
+        rows.append((grown, f"{tally.made:,}", unjoined, age, _maker(stack)))
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(4)]
+    room = page.width - 2 - sum(widths) - 2 * 4
+    for number, row in enumerate(rows):
+        cells = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row, widths, strict=False)]
+        page.line("  ", ("  ".join(cells), "" if number else DIM), "  ", shorten(row[4], max(room, 10)))
+    if rest := trace.threads[MAX_STACKS:]:
+        page.prose(f"… and {counted(len(rest), 'other stack')}; --json has them all", DIM, indent=2)
+
+
+def _maker(stack: Stack) -> str:
+    library = stack.responsible
+    if library is None:
+        return visible(stack.cut or "no stack names it")
+    place = place_in(library)
+    return version_of(library) + (f" ({place})" if place else "")
 
 
 def _limit(limit: Mapping[str, Any]) -> str:
