@@ -49,7 +49,8 @@ struct event {
 	u64 ts;		    /* CLOCK_BOOTTIME, ns */
 	u64 task;	    /* identity: the child (FORK), the waiter (WAIT4, WAITID), else the process itself */
 	u64 parent;	    /* identity of the real parent at this moment (FORK, EXIT, RELEASE) */
-	u64 forker;	    /* FORK: who called clone; with CLONE_PARENT that is not the parent */
+	u64 forker;	    /* FORK: who called clone; with CLONE_PARENT that is not the parent.  EXIT: the address of the parent's
+			       SIGCHLD handler, 0 if it has none */
 	u64 stack;	    /* FORK, FAIL: id of a known stack, or the number of a sample with STACK_SAMPLE set; 0: none */
 	u32 type;	    /* enum event_type */
 	u32 flags;
@@ -169,19 +170,27 @@ struct traced {
 	u64 image;
 };
 
-/* The wait calls of a process that returned, by what they would take: any child, or some named ones. */
+/*
+ * The wait calls of a process that returned since its last exec, by what they would take: any child, or some named
+ * ones.  empty: the last that found nothing, because of WNOHANG or by ECHILD.
+ */
 struct waits {
 	u64 any_calls;
 	u64 any_last_ns;
-	u64 any_empty_ns; /* the last that found nothing, WNOHANG or ECHILD */
+	u64 any_empty_ns;
 	u64 some_calls;
 	u64 some_last_ns;
 	u64 some_empty_ns;
+	u64 reaped;	 /* calls of both kinds that took a child away */
 	u32 any_options; /* of all the calls, or-ed */
 	u32 some_options;
 	s32 some_target; /* of the last call */
-	u32 pad;
+	u32 kinds;	 /* WAITS_* */
 };
+
+#define WAITS_GROUP 1u	/* some were for a process group */
+#define WAITS_PIDFD 2u	/* some by a pidfd took nobody away: whose it was is not known */
+#define WAITS_LOOKED 4u /* some for any child found one and left it (WNOWAIT) */
 
 #define WAIT_ANY (-1)
 #define WAIT_OTHER ((s32)0x80000000) /* the caller's process group, or a pidfd */
@@ -196,6 +205,19 @@ enum thread_call {
 	THREAD_CLOCK_JOIN,
 	THREAD_DETACH,
 	THREAD_TRIAL,
+};
+
+/* The last wait call for one pid that did not reap it. */
+struct named_key {
+	u64 waiter; /* identity */
+	s32 pid;    /* as the waiter's namespace has it */
+	u32 pad;
+};
+
+struct named_wait {
+	u64 last_ns;
+	u32 calls;
+	s32 result; /* 0: it had not ended; 1: it had, and was left (WNOWAIT, a stop); -ECHILD: no child that it could see */
 };
 
 struct wait_site {

@@ -18,6 +18,8 @@
 #define SIG_IGN 1
 #define SA_NOCLDWAIT 2
 
+BPF_TABLE("lru_hash", u64, struct waits, waits, 16384); /* filled by calls.c */
+
 /* A thread that the kernel runs in the process for io_uring or vhost, or one of the kernel's own (trap 20). */
 static inline u32 is_worker(char *task)
 {
@@ -151,26 +153,29 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	if (t)
 		t->image = bpf_ktime_get_boot_ns();
+	waits.delete(&e.task); /* it is another program's children now, and another program that must wait */
 	send(&e);
 	return 0;
 }
 
-/* 1 if the child of this leader will be reaped by nobody's wait, but by itself (trap 3). */
-static inline u32 autoreaps(char *leader)
+/*
+ * What the parent of this leader does at its death: the address of the SIGCHLD handler, 0 if there is none.
+ * autoreap: the child will be reaped by nobody's wait, but by itself (trap 3).
+ */
+static inline u64 at_sigchld(char *leader, u32 *autoreap)
 {
 	s32 exit_signal = 0;
 	char *parent = 0, *sighand = 0;
 	u64 handler = 0, flags = 0;
 
 	READ(exit_signal, leader, TASK_EXIT_SIGNAL);
-	if (exit_signal != SIGCHLD)
-		return 0;
 	READ(parent, leader, TASK_REAL_PARENT);
 	READ(sighand, parent, TASK_SIGHAND);
 	char *action = sighand + SIGHAND_ACTION + (SIGCHLD - 1) * SIZEOF_K_SIGACTION;
 	READ(handler, action, SIGACTION_HANDLER);
 	READ(flags, action, SIGACTION_FLAGS);
-	return handler == SIG_IGN || (flags & SA_NOCLDWAIT);
+	*autoreap = exit_signal == SIGCHLD && (handler == SIG_IGN || (flags & SA_NOCLDWAIT));
+	return handler == SIG_IGN ? 0 : handler;
 }
 
 /* A thread that ends now ends because its whole process does, or because another thread execs. */
@@ -213,7 +218,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		send(&e);
 		return 0;
 	}
-	u32 signal_flags = 0;
+	u32 signal_flags = 0, autoreap = 0;
 
 	READ(leader, self, TASK_GROUP_LEADER);
 	READ(signal_flags, signal, SIGNAL_FLAGS);
@@ -223,7 +228,8 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		READ(e.value, leader, TASK_EXIT_CODE);
 	e.type = EV_EXIT;
 	e.parent = parent_identity(leader);
-	e.flags = autoreaps(leader) ? EXIT_AUTOREAP : 0;
+	e.forker = at_sigchld(leader, &autoreap);
+	e.flags = autoreap ? EXIT_AUTOREAP : 0;
 	READ(e.comm, leader, TASK_COMM);
 	send(&e);
 	return 0;

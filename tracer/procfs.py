@@ -19,12 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracer.lifecycle.task import NS_PER_TICK, task_id
+from tracer.records import WAIT_ANY, WAIT_OTHER
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h
 _CAP_SYS_PTRACE = 19
 _WAIT4, _WAITID = {"x86_64": (61, 247), "aarch64": (260, 95)}.get(platform.machine(), (-1, -1))
+_WEXITED, _P_ALL, _P_PID, _P_PIDFD = 4, 0, 1, 3
 MAX_THREADS = 64  # of one process, looked at
+MAX_DESCRIPTORS = 1024
 _SIGCHLD = 17
 _MAX_STAT = 4096  # a comm of 64 bytes and 52 numbers of at most 20 digits stay far below
 _READ = 1 << 16  # a sysctl allocates as much as it is asked for
@@ -63,7 +66,8 @@ class Status:
 
     tgid: the process that this id belongs to; another number than pid when pid is a thread.
     ns_tgids, ns_pids: the ids in each nested pid namespace, the reader's first, its own innermost one last.
-    sig_ignored, sig_caught, sig_blocked: bit N - 1 stands for signal N.  cap_effective: bit N for capability N.
+    sig_pending (for the thread or its process), sig_ignored, sig_caught, sig_blocked: bit N - 1 stands for signal N.
+    cap_effective: bit N for capability N.
     tracer: pid of the process that ptraces it, 0 for none.
     """
 
@@ -74,6 +78,7 @@ class Status:
     uid: int
     ns_tgids: tuple[int, ...]
     ns_pids: tuple[int, ...]
+    sig_pending: int
     sig_blocked: int
     sig_ignored: int
     sig_caught: int
@@ -168,6 +173,7 @@ def _parse_status(text: bytes) -> Status | None:
         uid=int(fields[b"Uid"].split()[0]),
         ns_tgids=_numbers(fields.get(b"NStgid", fields[b"Tgid"])),  # absent without CONFIG_PID_NS
         ns_pids=_numbers(fields.get(b"NSpid", fields[b"Pid"])),
+        sig_pending=int(fields[b"SigPnd"], 16) | int(fields[b"ShdPnd"], 16),
         sig_blocked=int(fields[b"SigBlk"], 16),
         sig_ignored=int(fields[b"SigIgn"], 16),
         sig_caught=int(fields[b"SigCgt"], 16),
@@ -176,22 +182,57 @@ def _parse_status(text: bytes) -> Status | None:
     )
 
 
-def waiting_for(pid: int) -> int | None:
-    """What a thread of it waits for now, in wait4 or waitid: a pid, a negated process group, -1 for any child.
+def threads(pid: int) -> list[int]:
+    """Ids of its threads, ``MAX_THREADS`` of them at most; empty when it is gone."""
+    try:
+        return [int(tid) for tid in os.listdir(f"/proc/{pid}/task")[:MAX_THREADS]]  # noqa: PTH208
+    except OSError:
+        return []
 
-    None when none does, or when we may not know: it needs the right to ptrace it.
+
+def waiting_for(pid: int) -> tuple[int, ...]:
+    """What its threads wait for now, in wait4 or waitid: a pid, -1 for any child, else a process group.
+
+    A pid is one of the waiter's namespace, by pidfd one of ours; a group is negated, the caller's own is
+    ``records.WAIT_OTHER``, as is a pidfd that tells no pid.  Empty also for who may not ptrace it.
     """
+    found = []
+    for tid in threads(pid):
+        words = (read_file(f"/proc/{pid}/task/{tid}/syscall") or b"").split()
+        if len(words) < 5 or not words[0].isdigit():
+            continue
+        number, first, second, _, options = (int(words[0]), *(int(word, 16) for word in words[1:5]))
+        if number == _WAIT4:
+            found.append(_signed(first) or WAIT_OTHER)
+        elif number == _WAITID and options & _WEXITED:
+            found.append(_waitid_target(pid, first, _signed(second)))
+    return tuple(dict.fromkeys(found))
+
+
+def _waitid_target(pid: int, idtype: int, target: int) -> int:
+    if idtype == _P_ALL:
+        return WAIT_ANY
+    if idtype == _P_PIDFD:
+        return _pid_of_pidfd(pid, target) or WAIT_OTHER
+    return target if idtype == _P_PID else -target or WAIT_OTHER
+
+
+def _pid_of_pidfd(pid: int, descriptor: int) -> int:
+    for line in (read_file(f"/proc/{pid}/fdinfo/{descriptor}") or b"").splitlines():
+        if line.startswith(b"Pid:"):
+            return max(int(line[4:]), 0)  # -1: it was reaped
+    return 0
+
+
+def reads_by_signalfd(pid: int, number: int) -> bool:
+    """It has a signalfd for this signal among its first ``MAX_DESCRIPTORS`` descriptors."""
+    bit = 1 << (number - 1)
     with contextlib.suppress(OSError):
-        for tid in os.listdir(f"/proc/{pid}/task")[:MAX_THREADS]:  # noqa: PTH208
-            words = (read_file(f"/proc/{pid}/task/{tid}/syscall") or b"").split()
-            if len(words) < 3 or not words[0].isdigit():
-                continue
-            number, first, second = int(words[0]), int(words[1], 16), int(words[2], 16)
-            if number == _WAIT4:
-                return _signed(first)
-            if number == _WAITID:
-                return -1 if first == 0 else -second if first == 2 else second
-    return None
+        for name in os.listdir(f"/proc/{pid}/fdinfo")[:MAX_DESCRIPTORS]:  # noqa: PTH208
+            for line in (read_file(f"/proc/{pid}/fdinfo/{name}") or b"").splitlines():
+                if line.startswith(b"sigmask:") and int(line[8:], 16) & bit:
+                    return True
+    return False
 
 
 def _signed(word: int) -> int:

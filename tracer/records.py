@@ -49,7 +49,12 @@ CODE_RECORD: Final = 1 << 62
 
 WAIT_ANY: Final = -1
 WAIT_OTHER: Final = -(1 << 31)  # the caller's own process group, or a pidfd
-WAITS: Final = struct.Struct("=QQQQQQIIiI")
+WAITS: Final = struct.Struct("=QQQQQQQIIiI")
+WAITS_GROUP: Final = 1
+WAITS_PIDFD: Final = 2
+WAITS_LOOKED: Final = 4
+NAMED_KEY: Final = struct.Struct("=QiI")
+NAMED_WAIT: Final = struct.Struct("=QIi")
 
 MODE_ALL: Final = 1
 MODE_STACKS: Final = 2

@@ -91,7 +91,7 @@ class Session:
         self._headroom = Headroom()
         self._refusals = Refusals()
         self._joins = Joins(self._probe, self._add_note)
-        self._suspects = Suspects(self._probe.waits, self._stacks.stack, self._probe.suspect)
+        self._suspects = Suspects(self._probe, self._stacks)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
@@ -139,12 +139,8 @@ class Session:
                 if not task.exited_ns:
                     self._follow(task.id)
         self._probe.follow_everything(False)
-        if self.graph.threads is not None and self.graph.threads.sees_joins:
-            for identity in [each.id for each in self.graph.tasks.values() if not each.exited_ns][
-                :MAX_WATCHED
-            ]:
-                self._joins.watch(identity)
-        self._suspects.look(self._roots)
+        self._watch_threads()
+        self._suspects.watch(self._roots)
         self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
@@ -197,6 +193,14 @@ class Session:
             self._say_incomplete(
                 f"more than {self.options.probe.max_traced} processes lived at once: some were not followed"
             )
+
+    def _watch_threads(self) -> None:
+        """In those that are there: whoever comes later is watched once it makes a thread."""
+        if self.graph.threads is None or not self.graph.threads.sees_joins:
+            return
+        living = [task.id for task in self.graph.tasks.values() if not task.exited_ns]
+        for identity in living[:MAX_WATCHED]:
+            self._joins.watch(identity)
 
     # --- while it runs ---------------------------------------------------------------------------------------
 

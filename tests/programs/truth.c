@@ -114,6 +114,18 @@ void truth_start(const char *program, int *argc, char **argv)
 	alarm(DEADLINE_S);
 }
 
+void truth_pause(void)
+{
+	char byte;
+
+	printf("{\"ready\": true}\n");
+	fflush(stdout);
+	while (read(STDIN_FILENO, &byte, 1) == 1)
+		if (byte == '\n')
+			return;
+	exit(0);
+}
+
 static void print_text(const char *key, const char *text)
 {
 	if (text)

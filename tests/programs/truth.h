@@ -46,6 +46,8 @@ struct child {
 
 /* Takes "--wait" out of the arguments, says hello, and waits for the start if asked to. */
 void truth_start(const char *program, int *argc, char **argv);
+/* Prints {"ready": true} and waits for a line on stdin: what was done so far was there before the trace. */
+void truth_pause(void);
 /* Prints every child of the account; an entry without a pid is none: its fork failed. */
 void truth_print(void);
 /* Prints {"ready": true}, blocks until stdin closes or SIGTERM comes, and exits with 0. */

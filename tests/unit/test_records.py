@@ -18,9 +18,24 @@ LAYOUTS: Final = {
     "event": (records.EVENT, records.EVENT_FIELDS),
     "stack_sample": (
         records.SAMPLE_HEAD,
-        ("number", "image", "exec_vm", "task", "tid", "child", "length", "refused"),
+        (
+            "number", "image", "exec_vm", "task", "tid", "child", "length", "refused", "language", "walk", "frames",
+            "pad", "fingerprint",
+        ),
     ),
-    "stack_key": (records.STACK_KEY, ("image", "ip", "sp", "exec_vm", "way")),
+    "frame": (records.FRAME, ("code", "position", "flags")),
+    "code_record": (
+        records.CODE_HEAD,
+        (
+            "number", "code", "image", "language", "first_line", "file_length", "name_length", "table_length", "kinds",
+            "file", "name",
+        ),
+    ),
+    "interpreter": (
+        records.INTERPRETER,
+        ("language", "version", "base", "extra", *(f"layout[{i}]" for i in range(records.MAX_LAYOUT))),
+    ),
+    "stack_key": (records.STACK_KEY, ("image", "ip", "sp", "fingerprint", "exec_vm", "way")),
     "known_stack": (
         records.KNOWN_STACK,
         (
@@ -34,8 +49,18 @@ LAYOUTS: Final = {
     ),
     "space_key": (records.SPACE_KEY, ("image", "exec_vm")),
     "traced": (records.TRACED_KEY, ("image",)),
+    "waits": (
+        records.WAITS,
+        (
+            "any_calls", "any_last_ns", "any_empty_ns", "some_calls", "some_last_ns", "some_empty_ns", "reaped",
+            "any_options", "some_options", "some_target", "kinds",
+        ),
+    ),
+    "named_key": (records.NAMED_KEY, ("waiter", "pid", "pad")),
+    "named_wait": (records.NAMED_WAIT, ("last_ns", "calls", "result")),
     "config": (records.CONFIG, ("mode", "pad", "realtime")),
 }  # fmt: skip
+KERNEL_ALONE: Final = {"wait_site"}  # structs that user space never sees
 CONSTANTS: Final = {
     "EXIT_AUTOREAP": records.EXIT_AUTOREAP,
     "FAIL_THREAD": records.FAIL_THREAD,
@@ -53,11 +78,24 @@ CONSTANTS: Final = {
     "KNOWN_REGS": records.KNOWN_REGS,
     "KNOWN_WAYS": records.KNOWN_WAYS,
     "STACK_MAX": records.STACK_MAX,
+    "MAX_FRAMES": records.MAX_FRAMES,
+    "MAX_LAYOUT": records.MAX_LAYOUT,
+    "MAX_TABLE": records.MAX_TABLE,
+    "FRAME_ENTRY": records.FRAME_ENTRY,
+    "CODE_RECORD": records.CODE_RECORD,
+    "WAITS_GROUP": records.WAITS_GROUP,
+    "WAITS_PIDFD": records.WAITS_PIDFD,
+    "WAITS_LOOKED": records.WAITS_LOOKED,
+    "WAIT_ANY": records.WAIT_ANY % 2**64,  # printed as unsigned
+    "WAIT_OTHER": records.WAIT_OTHER % 2**64,
     "NS_PER_TICK": 10_000_000,
     "LOST_MAX": len(records.LOST),
     **{f"EV_{each.name}": each.value for each in records.EventType},
     **{f"THREAD_{each.name}": each.value for each in records.ThreadCall},
     **{f"LOST_{name.upper()}": index for index, name in enumerate(records.LOST)},
+    **{f"LANG_{each.name}": each.value for each in records.Language},
+    "LANG_MAX": len(records.Language),
+    **{f"WALK_{each.name}": each.value for each in records.Walk},
 }
 PRELUDE: Final = """
 #include <stddef.h>
@@ -78,6 +116,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """sizes, offsets and values by their C names."""
     wanted = {name: f"(unsigned long long)({name})" for name in CONSTANTS}
     wanted["stack_sample.regs"] = "offsetof(struct stack_sample, regs)"
+    wanted["stack_sample.frame"] = "offsetof(struct stack_sample, frame)"
+    wanted["code_record.table"] = "offsetof(struct code_record, table)"
     wanted["stack_sample.stack"] = "offsetof(struct stack_sample, stack)"
     for name, (_, members) in LAYOUTS.items():
         wanted[name] = f"sizeof(struct {name})"
@@ -119,7 +159,11 @@ def test_layouts(compiled: dict[str, Any], name: str) -> None:
     ] == [(member, compiled[f"{name}.{member}"], compiled[f"{name}.{member}:size"]) for member in members]
     if name == "stack_sample":
         assert compiled["stack_sample.regs"] == layout.size
-        assert compiled["stack_sample.stack"] == layout.size + records.REGS_WORDS * 8
+        assert compiled["stack_sample.frame"] == layout.size + records.REGS_WORDS * 8
+        frames = records.MAX_FRAMES * records.FRAME.size
+        assert compiled["stack_sample.stack"] == compiled["stack_sample.frame"] + frames
+    elif name == "code_record":
+        assert compiled["code_record.table"] == layout.size
     else:
         assert layout.size - header == compiled[name]
 
@@ -131,9 +175,9 @@ def test_values(compiled: dict[str, Any], name: str) -> None:
 
 def test_nothing_of_the_header_is_left_out() -> None:
     text = declarations()
-    assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(LAYOUTS)
+    assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(LAYOUTS) | KERNEL_ALONE
     defined = set(re.findall(r"^#define (\w+)", text, re.MULTILINE)) - {"COMM_LEN", "STACK_PAGE"}
-    enumerated = set(re.findall(r"^\t((?:EV|LOST|THREAD)_\w+)", text, re.MULTILINE))
+    enumerated = set(re.findall(r"^\t((?:EV|LOST|LANG|THREAD|WALK)_\w+)", text, re.MULTILINE))
     assert defined | enumerated == set(CONSTANTS)
 
 

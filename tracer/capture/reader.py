@@ -15,7 +15,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
 from operator import itemgetter
@@ -28,6 +28,7 @@ from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta, from_rows
 from tracer.capture.schema import APPLICATION_ID, TABLES, TASK_FIELDS, UPGRADES, VERSION
 from tracer.capture.thread_groups import KINDS, group_from_json
+from tracer.lifecycle.facts import NamedWait, ParentFacts, Waits
 from tracer.lifecycle.snapshot import (
     FailedKey,
     Group,
@@ -40,7 +41,6 @@ from tracer.lifecycle.snapshot import (
     WaitPlace,
 )
 from tracer.lifecycle.task import Fate, Task
-from tracer.lifecycle.verdict import ParentFacts, Waits
 from tracer.trace import Frame, Library, Stack
 
 MAX_VALUE = 1 << 24  # bytes of one value; longer ones are an error
@@ -247,36 +247,53 @@ def _failed(db: sqlite3.Connection) -> Iterator[Row]:
 
 
 def _limit(text: str) -> dict[str, Any]:
-    limit = json.loads(text)
+    limit = _json(text)
     kinds = {"name": str, "where": str, "value": int, "current": int}
     if not isinstance(limit, dict) or {name: type(value) for name, value in limit.items()} != kinds:
         raise _Damaged(f"limit {text[:80]!r}")
     return limit
 
 
-def _facts(text: str) -> ParentFacts:
-    """Every field's type is checked against the default of its kind."""
-    fields = json.loads(text)
-    waits = fields.pop("waits", None) if isinstance(fields, dict) else None
+def _json(text: str) -> Any:
     try:
-        facts = ParentFacts(**fields, waits=None if waits is None else Waits(**waits))
-    except TypeError as error:
-        raise _Damaged(f"facts: {error}") from None
-    for value, kinds in _typed_facts(facts):
-        if type(value) not in kinds:
-            raise _Damaged(f"facts: {value!r} is of a wrong type")
-    return facts
+        return json.loads(text)
+    except RecursionError:
+        raise _Damaged("a value is nested too deep") from None
 
 
-def _typed_facts(facts: ParentFacts) -> Iterator[tuple[Any, tuple[type, ...]]]:
-    yield from ((value, (str, type(None))) for value in (facts.state, facts.handler))
-    yield from ((value, (int, type(None))) for value in (facts.waiting_for,))
-    yield facts.held, (int,)
-    for flag in (facts.sigchld_blocked, facts.sigchld_caught, facts.handler_waits, facts.namespace_init):
-        yield flag, (bool,)
-    if facts.waits is not None:
-        for name, value in asdict(facts.waits).items():
-            yield value, (int, type(None)) if name == "some_target" else (int,)
+def _facts(text: str) -> ParentFacts:
+    """Every field's type is checked."""
+    fields = _json(text)
+    if not isinstance(fields, dict):
+        raise _Damaged(f"facts {text[:80]!r}")
+    waits, named, targets = (fields.pop(name, None) for name in ("waits", "named", "waiting_for"))
+    if (
+        not isinstance(named, list)
+        or not isinstance(targets, list)
+        or any(type(n) is not int for n in targets)
+    ):
+        raise _Damaged(f"facts {text[:80]!r}")
+    return ParentFacts(
+        **_typed(ParentFacts(), fields, ("state", "handler")),
+        waits=None if waits is None else Waits(**_typed(Waits(), waits, ("some_target",))),
+        named=tuple(NamedWait(**_typed(NamedWait(), each, ())) for each in named),
+        waiting_for=tuple(targets),
+    )
+
+
+def _typed(example: Any, values: Any, optional: tuple[str, ...]) -> dict[str, Any]:
+    """Some fields of a dataclass, each of its example's type.  optional: those that may be None."""
+    if not isinstance(values, dict):
+        raise _Damaged(f"facts: {str(values)[:80]!r}")
+    for name, value in values.items():
+        if name not in type(example).__dataclass_fields__:
+            raise _Damaged(f"facts: {name[:40]} is unknown")
+        kind = type(getattr(example, name))
+        if name in optional:
+            kind = type(None) if value is None else int if name == "some_target" else str
+        if type(value) is not kind or kind not in (int, str, bool, type(None)):
+            raise _Damaged(f"facts: {name[:40]} is {str(value)[:40]!r}")
+    return values
 
 
 def _wait_places(db: sqlite3.Connection) -> dict[int, tuple[WaitPlace, ...]]:

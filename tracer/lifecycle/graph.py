@@ -27,6 +27,7 @@ from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE
 
 WNOWAIT = 0x01000000
 MAX_DEAD_INITS = 1024  # remembered until what they left behind is released, some milliseconds
+SIGCHLD = 17
 _ENOSYS = 38
 _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventType.EXIT, EventType.RELEASE))
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
@@ -81,6 +82,7 @@ class Graph:
         self._reaped: dict[int, int] = {}  # living parent -> children that it did wait for
         self._failed: dict[FailedKey, int] = {}
         self._wait_places: dict[int, dict[int, tuple[int, int]]] = {}  # process -> stack -> target, options
+        self._handlers: dict[int, int] = {}  # process -> address of its SIGCHLD handler
         self._enosys: dict[
             int, FailedKey
         ] = {}  # tid -> clone3 refused: no failure if a clone follows (trap 12)
@@ -107,7 +109,7 @@ class Graph:
         """Apply records, oldest first; returns how many.  samples: number of a stack sample -> stack id."""
         tasks, dead, dead_in_ns, names = self.tasks, self._dead, self._dead_in_ns, self._names
         changed, stacks, reaped, enosys = self._changed, self._stacks, self._reaped, self._enosys
-        latency, blind, threads = self._latency.add, self._blind_waits, self.threads
+        latency, blind, handlers, threads = self._latency.add, self._blind_waits, self._handlers, self.threads
         count = 0
         for (
             _,
@@ -153,12 +155,15 @@ class Graph:
                     task.fate = Fate.AUTOREAPED
                 else:
                     task.fate = Fate.ZOMBIE
+                if forker:
+                    handlers[parent] = forker
                 pid = ident >> 32
-                dead[pid] = task
-                self._peak = max(self._peak, len(dead))
-                if task.ns_pid != pid:
-                    dead_in_ns.setdefault((parent, task.ns_pid), task)
-                    dead_in_ns[parent, task.forker_ns_pid] = task
+                if not (task.root or task.fate is Fate.AUTOREAPED):
+                    dead[pid] = task
+                    self._peak = max(self._peak, len(dead))
+                    if task.ns_pid != pid:
+                        dead_in_ns.setdefault((parent, task.ns_pid), task)
+                        dead_in_ns[parent, task.forker_ns_pid] = task
                 if changed is not None:
                     changed[ident] = task
             elif kind == _FORK:
@@ -234,6 +239,11 @@ class Graph:
                     task.threads = 1
                     if threads is not None and threads.over(ts, ident):
                         self._parents.setdefault(ident, Process(ident, task.comm, task.ns_pid, alive=True))
+                    task.exit_signal = SIGCHLD  # whatever clone was told
+                    # Another program now: what the old one waited for proves nothing of it.
+                    reaped.pop(ident, None)
+                    handlers.pop(ident, None)
+                    self._wait_places.pop(ident, None)
                     self._execed.append(ident)
                     task.comm = names.get(comm) or self._name(comm)
                     self._execs += 1
@@ -355,11 +365,11 @@ class Graph:
         if self._changed is not None:
             self._changed[task.id] = task
         self._blind_waits.pop(task.id, None)
-        if task.id not in self._parents:
-            self._wait_places.pop(task.id, None)
+        self._handlers.pop(task.id, None)
         if self._remember_folded:
             self._folded.add(task.id)
         if task.id not in self._parents:
+            self._wait_places.pop(task.id, None)
             self._reaped.pop(task.id, None)
         if not task.root:
             self._count(task, self._stacks, self._groups, task.reaped_ns)
@@ -505,9 +515,10 @@ class Graph:
         task.fate = Fate.ZOMBIE if task.exit_parent == task.parent else Fate.ORPHANED
         self._dead[task.pid] = task
 
-    def suspects(self) -> set[int]:
-        """Identities of processes that have zombies now."""
-        return {task.exit_parent for task in self._dead.values() if not task.root}
+    def suspects(self) -> dict[int, int]:
+        """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none)."""
+        parents = {task.exit_parent for task in self._dead.values() if task.exit_parent}
+        return {parent: self._handlers.get(parent, 0) for parent in parents}
 
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""

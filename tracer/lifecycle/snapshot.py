@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracer.lifecycle.facts import ParentFacts
 from tracer.lifecycle.task import Fate, Task, pid_of
-from tracer.lifecycle.verdict import ParentFacts
 
 MAX_NAMES = 32  # different parents, commands, exits kept a group; the rest is counted as "(other)"
 MAX_EXAMPLES = 10
@@ -55,6 +55,47 @@ class LatencyHistogram:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One child that was not waited for.  ns_pid: as its forker's namespace has it.  standing: it is a zombie now."""
+
+    pid: int
+    ns_pid: int
+    forked_ns: int
+    exited_ns: int
+    standing: bool
+
+
+@dataclass(slots=True)
+class Deaths:
+    """Those of one group for which one process has to wait.  exit_signals: what their deaths sent, to count."""
+
+    count: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    exit_signals: Counter[int] = field(default_factory=Counter)
+    examples: list[Death] = field(default_factory=list)
+
+    def add(self, task: Task, exited_ns: int) -> None:
+        self.count += 1
+        self.first_ns = min(self.first_ns or exited_ns, exited_ns)
+        self.last_ns = max(self.last_ns, exited_ns)
+        _bounded(self.exit_signals, task.exit_signal, 0)
+        if len(self.examples) < MAX_EXAMPLES:
+            pid = pid_of(task.id)
+            self.examples.append(
+                Death(pid, task.forker_ns_pid, task.forked_ns, exited_ns, not task.reaped_ns)
+            )
+
+    def merge(self, other: Deaths) -> None:
+        self.count += other.count
+        self.first_ns = min(self.first_ns or other.first_ns, other.first_ns)
+        self.last_ns = max(self.last_ns, other.last_ns)
+        for number, n in other.exit_signals.items():
+            _bounded(self.exit_signals, number, 0, n)
+        self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
+
+
 @dataclass(slots=True)
 class Group:
     """Never-waited children of one stack and one kind ("zombie" or "orphaned")."""
@@ -67,8 +108,8 @@ class Group:
     comms: Counter[str] = field(default_factory=Counter)
     exits: Counter[int] = field(default_factory=Counter)  # wait status (-1: unknown)
     examples: list[int] = field(default_factory=list)  # pids, oldest first
-    exit_signals: Counter[int] = field(default_factory=Counter)
-    adopters: Counter[int] = field(default_factory=Counter)  # identity of who must reap those that stand now
+    # By who had to wait: of zombies their parent; of orphans who adopted them, and only those that stand now.
+    deaths: dict[int, Deaths] = field(default_factory=dict)
 
     def add(self, task: Task, end_ns: int, min_age_ns: int) -> None:
         """Fold one child in.  A zombie that stood (until ``end_ns`` or its release) less than min_age is young."""
@@ -82,9 +123,9 @@ class Group:
         _bounded(self.parents, task.parent, 0)
         _bounded(self.comms, task.comm, "(other)")
         _bounded(self.exits, -1 if task.exit_code is None else task.exit_code, -1)
-        _bounded(self.exit_signals, task.exit_signal, 0)
-        if not task.reaped_ns:
-            _bounded(self.adopters, task.exit_parent, 0)
+        waiter = task.parent if task.fate is Fate.ZOMBIE else 0 if task.reaped_ns else task.exit_parent
+        if waiter in self.deaths or (waiter and len(self.deaths) < MAX_NAMES):
+            self.deaths.setdefault(waiter, Deaths()).add(task, exited)
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(pid_of(task.id))
 
@@ -100,10 +141,9 @@ class Group:
             _bounded(self.comms, comm, "(other)", n)
         for code, n in other.exits.items():
             _bounded(self.exits, code, -1, n)
-        for number, n in other.exit_signals.items():
-            _bounded(self.exit_signals, number, 0, n)
-        for adopter, n in other.adopters.items():
-            _bounded(self.adopters, adopter, 0, n)
+        for waiter, deaths in other.deaths.items():
+            if waiter in self.deaths or len(self.deaths) < MAX_NAMES:
+                self.deaths.setdefault(waiter, Deaths()).merge(deaths)
         self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
 
 
@@ -247,7 +287,7 @@ class Snapshot:
     late: dict[int, LatencyHistogram] = field(
         default_factory=dict
     )  # by stack: waited for after min_age or more
-    facts: dict[int, ParentFacts] = field(default_factory=dict)  # of the parents and adopters in groups
+    facts: dict[int, ParentFacts] = field(default_factory=dict)  # of those who had to wait
     wait_places: dict[int, tuple[WaitPlace, ...]] = field(default_factory=dict)
     failed_limits: dict[FailedKey, Mapping[str, Any]] = field(
         default_factory=dict

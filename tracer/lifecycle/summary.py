@@ -25,10 +25,10 @@ from tracer.lifecycle.snapshot import (
 )
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
 from tracer.lifecycle.thread_leaks import thread_leak, thread_tally
-from tracer.lifecycle.verdict import Deaths, ParentFacts, why
-from tracer.records import WAIT_ANY, WAIT_OTHER
+from tracer.lifecycle.verdict import Case, ended_first, target_in_words, why, why_orphans
 
 WNOHANG = 1
+NO_VERDICT = trace.Verdict("unknown", {}, "")  # nobody who had to wait was looked at
 NO_STACK = trace.Stack(0, (), cut="no stack came with this fork")
 OLDER = trace.Stack(PRE_EXISTING, (), cut="forked before the trace began")
 
@@ -200,37 +200,63 @@ def _parent(ident: int, count: int, processes: Mapping[int, Process]) -> trace.P
 
 
 def _verdict(kind: str, stack: trace.Stack, group: Group, snapshot: Snapshot) -> trace.Verdict:
-    """By the facts of the parent that holds most of them; of orphans, of who must reap them now."""
-    whose = group.parents if kind == "zombie" else group.adopters
-    ident = next((each for each, _ in _ranked(whose) if each in snapshot.facts), 0)
-    facts = snapshot.facts.get(ident, ParentFacts())
-    process = snapshot.processes.get(ident)
-    deaths = Deaths(group.first_exit_ns, group.last_exit_ns, group.exit_signals, tuple(group.examples))
-    verdict = why(kind, facts, deaths, process.reaped_others if process else 0, stack.responsible)
+    """Of all who had to wait and were looked at, if they agree."""
+    cases = [
+        Case(
+            facts=snapshot.facts[ident],
+            deaths=deaths,
+            reaped=process.reaped_others if (process := snapshot.processes.get(ident)) else 0,
+            language=_language(stack),
+            start_ns=snapshot.start_ns,
+            end_ns=snapshot.end_ns,
+        )
+        for ident, deaths in sorted(group.deaths.items(), key=lambda item: (-item[1].count, item[0]))
+        if ident in snapshot.facts
+    ]
+    if kind == "zombie":
+        verdict = _agreed([why(case) for case in cases])
+    else:
+        verdict = _agreed([why_orphans(case, group.count) for case in cases], ended_first({}))
     if stack.id == PRE_EXISTING and verdict.code == "unknown":
         return replace(verdict, code="pre_existing")
     return verdict
 
 
+def _agreed(verdicts: list[trace.Verdict], otherwise: trace.Verdict = NO_VERDICT) -> trace.Verdict:
+    """The first, that of most children, if the others have its code; else all codes as evidence."""
+    if not verdicts:
+        return otherwise
+    codes = Counter(verdict.code for verdict in verdicts)
+    first = verdicts[0]
+    if len(verdicts) == 1:
+        return first
+    if len(codes) == 1 and first.code != "unknown":
+        return replace(first, evidence={**first.evidence, "parents_with_this_reason": len(verdicts)})
+    if len(codes) == 1:
+        return first
+    reasons = ", ".join(f"{code}: {count}" for code, count in _ranked(codes))
+    return trace.Verdict("unknown", {**first.evidence, "reasons_by_parent": reasons}, first.advice)
+
+
+def _language(stack: trace.Stack) -> str:
+    """Of the responsible code."""
+    blamed = stack.responsible
+    return next((frame.language for frame in stack.frames if blamed and frame.library == blamed), "native")
+
+
 def _waits(group: Group, known: Mapping[int, trace.Stack], snapshot: Snapshot) -> tuple[trace.WaitSite, ...]:
-    """Where the parent that holds most of them does wait."""
+    """Where the parent that holds most of them does wait, each place once."""
     for ident, _ in _ranked(group.parents):
-        places = snapshot.wait_places.get(ident)
-        if places:
-            return tuple(
-                trace.WaitSite(_target(place.target), bool(place.options & WNOHANG), known[place.stack])
-                for place in places
-                if place.stack in known
-            )
+        sites: dict[object, trace.WaitSite] = {}
+        for place in snapshot.wait_places.get(ident, ()):
+            stack = known.get(place.stack)
+            if stack is not None:
+                nohang = bool(place.options & WNOHANG)
+                site = trace.WaitSite(target_in_words(place.target), nohang, stack)
+                sites.setdefault((place.target < 0 and place.target, nohang, _reading(stack)), site)
+        if sites:
+            return tuple(sites.values())
     return ()
-
-
-def _target(target: int) -> str:
-    if target == WAIT_ANY:
-        return "any child"
-    if target == WAIT_OTHER:
-        return "its own process group, or a pidfd"
-    return f"pid {target}" if target > 0 else f"process group {-target}"
 
 
 def _ranked(counter: Counter[Any]) -> list[tuple[Any, int]]:

@@ -44,7 +44,7 @@ MAPS: Final = (
     "walkers",
     "call_walkers",
 )
-CALL_MAPS: Final = ("waits", "suspects", "wait_sites")
+CALL_MAPS: Final = ("waits", "named_waits", "suspects", "wait_sites")
 WALKER_MAPS: Final = ("code_scratch", "sent_code")
 RAW_TRACEPOINTS: Final = {
     "on_newtask": "task_newtask",

@@ -14,7 +14,7 @@ from typing import Final
 
 from tracer import records
 from tracer.errors import BpfRefused, ForktraceError, Unavailable
-from tracer.lifecycle.verdict import Waits
+from tracer.lifecycle.facts import NamedWait, Waits
 from tracer.probe import build
 from tracer.probe.loader import BpfObject, require_bpf
 from tracer.probe.programs import Compiled
@@ -59,7 +59,8 @@ class Probe:
         self._traced, self._config, self._lost = maps["traced"], maps["config"], maps["lost"]
         self._known_stacks, self._known_spaces = maps["known_stacks"], maps["known_spaces"]
         self._interpreters = maps["interpreters"]
-        self._waits, self._suspects = maps["waits"], maps["suspects"]
+        self._waits, self._named_waits = maps["waits"], maps["named_waits"]
+        self._suspects = maps["suspects"]
         for prog_array, program in (("walkers", "on_stack"), ("call_walkers", "on_stack_return")):
             if not options.light or prog_array == "walkers":
                 self._object.enter(prog_array, 0, program)
@@ -194,19 +195,28 @@ class Probe:
     # --- waits -----------------------------------------------------------------------------------------------
 
     def suspect(self, identity: int) -> None:
-        """It has zombies: take the stacks of its wait calls, once a place.  A full map leaves further ones out."""
+        """It has zombies: count its wait calls even if it is not traced, and take their stacks, once a place.
+
+        A full map leaves further ones out.
+        """
         with contextlib.suppress(OSError):
             self._suspects.update(records.TRACED_KEY.pack(identity), b"\1")
 
+    def clear(self, identity: int) -> None:
+        """It is no suspect any more."""
+        with contextlib.suppress(OSError):
+            self._suspects.delete(records.TRACED_KEY.pack(identity))
+
     def waits(self, identity: int) -> Waits | None:
-        """What its wait calls did so far; None where they are not seen (``--light``)."""
-        if self.options.light:
+        """What its wait calls did since its last exec; None where they are not seen (``--light``, a stranger)."""
+        key = records.TRACED_KEY.pack(identity)
+        if self.options.light or not (self._traced.lookup(key) or self._suspects.lookup(key)):
             return None
-        value = self._waits.lookup(records.TRACED_KEY.pack(identity))
+        value = self._waits.lookup(key)
         if value is None:
             return Waits()
         fields: tuple[int, ...] = records.WAITS.unpack(value)
-        target = fields[8]
+        target, kinds = fields[9:]
         return Waits(
             any_calls=fields[0],
             any_last_ns=fields[1],
@@ -214,10 +224,25 @@ class Probe:
             some_calls=fields[3],
             some_last_ns=fields[4],
             some_empty_ns=fields[5],
-            any_options=fields[6],
-            some_options=fields[7],
+            reaped=fields[6],
+            any_options=fields[7],
+            some_options=fields[8],
             some_target=None if target == records.WAIT_OTHER else target,
+            by_group=bool(kinds & records.WAITS_GROUP),
+            by_pidfd=bool(kinds & records.WAITS_PIDFD),
+            looked=bool(kinds & records.WAITS_LOOKED),
         )
+
+    def named_wait(self, identity: int, pid: int, ns_pid: int) -> NamedWait:
+        """The last wait call of a process for one of its children that did not reap it.
+
+        ns_pid: the child's pid as the waiter's namespace has it; pid: as the host has it.
+        """
+        value = self._named_waits.lookup(records.NAMED_KEY.pack(identity, ns_pid, 0))
+        if value is None:
+            return NamedWait(pid)
+        last_ns, calls, result = records.NAMED_WAIT.unpack(value)
+        return NamedWait(pid, last_ns, calls, result)
 
     # --- threads ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -18,17 +19,19 @@ from tracer.blame.attribute import Blamer
 from tracer.lifecycle.task import pid_of
 from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
+from tracer.stacks.elf import BadElf
 from tracer.stacks.interpreters.base import Found
 from tracer.stacks.interpreters.merge import ScriptFrame, merge
 from tracer.stacks.interpreters.scripts import LANGUAGES, Scripts
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
 from tracer.stacks.symbolize import symbolize
-from tracer.stacks.unwind import RawFrame, Unwound, unwind
+from tracer.stacks.unwind import RawFrame, Unwound, frame_at, unwind
 
 MAX_SPACES = 1024  # address spaces kept, the longest unused goes first
 MAX_STACKS = 100_000  # different stacks; further ones are counted under "no stack"
 MAX_WAYS = 50_000
+SIGNAL_RETURNS = ("__restore_rt", "__restore")
 GONE = "the process was gone before its memory map could be read"
 
 
@@ -124,6 +127,24 @@ class StackStore:
             )
         return finished
 
+    def in_signal_handler(self, ident: int) -> bool:
+        """The stack goes through the trampoline that a signal handler returns to."""
+        return any(map(_is_signal_frame, self._raw[ident - 1].frames)) if ident > 0 else False
+
+    def function_at(self, pid: int, address: int) -> str | None:
+        """The code at an address of a living process, as "function (library)"; None where none is mapped."""
+        space = _read_maps(pid)
+        mapping = space.find(address) if space is not None else None
+        if space is None or mapping is None:
+            return None
+        raw = frame_at(space, partial(self._modules.of, pid), address)
+        frame = symbolize(raw)
+        stack = trace.Stack(0, (frame,))
+        if raw.module is not None:
+            stack = self._blamer.attribute(stack, {raw.module.path: raw.module})
+        library = stack.frames[0].library
+        return f"{frame.function or hex(address)} ({library.name if library else mapping.path or 'no file'})"
+
     def notes(self) -> tuple[str, ...]:
         """What could not be read of the mapped files, a sentence each."""
         return (*self._scripts.notes, *self._modules.notes())
@@ -214,6 +235,17 @@ class StackStore:
             *(0,) * unused_words,
         )
         self._kernel.remember_stack(records.STACK_KEY.pack(*key, way), value)
+
+
+def _is_signal_frame(frame: RawFrame) -> bool:
+    """By its unwind table, or by its name, which libraries without a table give it."""
+    if frame.module is None:
+        return False
+    row = None
+    if frame.module.cfi is not None:
+        with suppress(BadElf):
+            row = frame.module.cfi.row(frame.vaddr)
+    return row.signal if row is not None else symbolize(frame).function in SIGNAL_RETURNS
 
 
 def _read_maps(pid: int) -> AddressSpace | None:

@@ -258,6 +258,15 @@ def _walk(space: AddressSpace, modules: ModuleOf, memory: _Stack, pc: int, max_f
         sp = cfa
 
 
+def frame_at(space: AddressSpace, modules: ModuleOf, address: int) -> RawFrame:
+    """The code at an address, as if a stack stood there; a frame without a module where none is mapped."""
+    index = bisect_right(space.starts, address) - 1
+    if index < 0 or address >= space.ends[index]:
+        return RawFrame(None, address, address)
+    code = space.code[index] or _attach(space, index, modules)
+    return RawFrame(code.module, address - code.bias, address)
+
+
 def _attach(space: AddressSpace, index: int, modules: ModuleOf) -> Code:
     """Find out what is behind a mapping, once for all stacks in this address space."""
     mapping = space.mappings[index]

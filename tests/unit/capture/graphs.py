@@ -62,6 +62,7 @@ def snapshot(tasks: Iterable[Task], end_ns: int = START + 60 * SECOND, min_age_n
     groups: dict[tuple[int, str], Group] = {}
     processes: dict[int, Process] = {}
     latency = LatencyHistogram()
+    late: dict[int, LatencyHistogram] = {}
     totals = {"forks": 0, "waited": 0, "zombies": 0, "orphaned": 0}
     order = sorted(tasks, key=lambda t: (t.reaped_ns == 0, t.reaped_ns, t.forked_ns, t.id))
     for each in order:
@@ -73,7 +74,10 @@ def snapshot(tasks: Iterable[Task], end_ns: int = START + 60 * SECOND, min_age_n
         setattr(of_stack, each.fate.value, getattr(of_stack, each.fate.value) + 1)
         if each.fate is Fate.WAITED:
             totals["waited"] += 1
-            latency.add(each.reaped_ns - each.exited_ns)
+            stood = each.reaped_ns - each.exited_ns
+            latency.add(stood)
+            if each.exited_ns and stood >= min_age_ns:
+                late.setdefault(each.stack, LatencyHistogram()).add(stood)
         if each.fate in (Fate.ZOMBIE, Fate.ORPHANED):
             groups.setdefault((each.stack, each.fate.value), Group()).add(each, end_ns, min_age_ns)
             processes[each.parent] = Process(each.parent, "leaky", 7, True, 3)
@@ -87,11 +91,16 @@ def snapshot(tasks: Iterable[Task], end_ns: int = START + 60 * SECOND, min_age_n
         processes=processes,
         failed={FailedKey(1, 11, False): 3, FailedKey(0, 1, True): 1},
         latency=latency,
+        late=late,
     )
 
 
 def plain(shot: Snapshot) -> dict[str, Any]:
-    """For comparisons: the histogram compares by identity."""
+    """For comparisons: histograms compare by identity."""
     values = {each.name: getattr(shot, each.name) for each in fields(shot)}
-    histogram = values.pop("latency")
-    return {**values, "latency": (histogram.counts, histogram.total, histogram.max_ns)}
+    late = {stack: _plain(histogram) for stack, histogram in values.pop("late").items()}
+    return {**values, "latency": _plain(values["latency"]), "late": late}
+
+
+def _plain(histogram: LatencyHistogram) -> tuple[dict[int, int], int, int]:
+    return histogram.counts, histogram.total, histogram.max_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,61 @@ def test_hostile_values(capture: Path, statement: str) -> None:
     with pytest.raises(CaptureError) as caught:
         load(capture)
     assert "damaged" in said(caught.value)
+
+
+GOOD_FACTS = {"waits": None, "named": [], "waiting_for": []}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [],
+        1,
+        {},
+        {**GOOD_FACTS, "nope": 1},
+        {**GOOD_FACTS, "seen": 1},
+        {**GOOD_FACTS, "state": ["T"]},
+        {**GOOD_FACTS, "comm": None},
+        {**GOOD_FACTS, "held": 1.5},
+        {**GOOD_FACTS, "waits": []},
+        {**GOOD_FACTS, "waits": {"any_calls": "9"}},
+        {**GOOD_FACTS, "waits": {"calls": 9}},
+        {**GOOD_FACTS, "named": {}},
+        {**GOOD_FACTS, "named": [{"pid": True}]},
+        {**GOOD_FACTS, "waiting_for": [None]},
+        {**GOOD_FACTS, "__class__": "x"},
+    ],
+    ids=repr,
+)
+def test_hostile_facts(capture: Path, facts: object) -> None:
+    with closing(sqlite3.connect(capture)) as db:
+        db.execute("INSERT INTO facts VALUES (1, ?)", [json.dumps(facts)])
+        db.commit()
+    with pytest.raises(CaptureError, match="is damaged: "):
+        load(capture)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO facts VALUES (1, 'no JSON')",
+        "INSERT INTO facts VALUES (1, X'ff')",
+        "INSERT INTO facts VALUES (1, 'null')",
+        "INSERT INTO facts VALUES (1, printf('%.*c', 200000, '['))",
+        "INSERT INTO wait_places VALUES (1, 'x', 1, 1)",
+        "INSERT INTO wait_places VALUES (1, 1, NULL, 1)",
+        "UPDATE failed_forks SET \"limit\" = 'no JSON'",
+        "UPDATE failed_forks SET \"limit\" = '[]'",
+        """UPDATE failed_forks SET "limit" = '{"name": 1, "where": "", "value": 1, "current": 1}'""",
+        """UPDATE failed_forks SET "limit" = '{"name": "x"}'""",
+    ],
+)
+def test_hostile_verdicts_and_limits(capture: Path, statement: str) -> None:
+    with closing(sqlite3.connect(capture)) as db, suppress(sqlite3.IntegrityError):
+        db.execute(statement)
+        db.commit()
+        with pytest.raises(CaptureError, match="is damaged: "):
+            load(capture)
 
 
 def test_hostile_schema(capture: Path) -> None:

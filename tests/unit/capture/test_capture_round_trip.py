@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from tracer.capture.reader import load
 from tracer.capture.writer import CaptureWriter
+from tracer.lifecycle.facts import NamedWait, ParentFacts, Waits
+from tracer.lifecycle.snapshot import FailedKey, WaitPlace
 from tracer.lifecycle.task import Fate, Task, task_id
 from tracer.trace import Reconciliation, Stack
 
@@ -128,6 +131,57 @@ def test_any_graph(
             changed = tasks if number == flushes else seed.sample(tasks, len(tasks) // 2)
             live = snapshot(changed, end_ns, min_age_ns)
             writer.flush(live, changed, [STACK] if number == 1 else [], final=number == flushes)
+    assert plain(load(path).snapshot) == plain(live)
+
+
+numbers = st.integers(-(2**63), 2**63 - 1)
+texts = st.text(max_size=20)
+flags = st.booleans()
+waits = st.builds(
+    Waits, *[numbers] * 9, some_target=st.none() | numbers, by_group=flags, by_pidfd=flags, looked=flags
+)
+parent_facts = st.builds(
+    ParentFacts,
+    seen=flags,
+    comm=texts,
+    state=st.none() | texts,
+    stuck_since_ns=times,
+    blocked_since_ns=times,
+    caught=flags,
+    handler=st.none() | texts,
+    by_signalfd=flags,
+    waits=st.none() | waits,
+    waiting_for=st.lists(numbers, max_size=4).map(tuple),
+    named=st.lists(st.builds(NamedWait, *[numbers] * 4), max_size=4).map(tuple),
+    held_by=numbers,
+    held=numbers,
+    asked=numbers,
+    handler_waits=flags,
+    init=texts,
+)
+wait_places = st.lists(st.builds(WaitPlace, *[numbers] * 3), max_size=4, unique_by=lambda place: place.stack)
+limits = st.fixed_dictionaries({"name": texts, "where": texts, "value": numbers, "current": numbers})
+
+
+@given(
+    facts=st.dictionaries(ids, parent_facts, max_size=4),
+    places=st.dictionaries(ids, wait_places.filter(bool), max_size=4),
+    limit=limits,
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_verdicts_rest_on(
+    tmp_path_factory: pytest.TempPathFactory,
+    facts: dict[int, ParentFacts],
+    places: dict[int, list[WaitPlace]],
+    limit: dict[str, object],
+) -> None:
+    path = tmp_path_factory.mktemp("facts") / "a.forktrace"
+    ordered = {ident: tuple(sorted(each, key=lambda place: place.stack)) for ident, each in places.items()}
+    live = replace(
+        snapshot([]), facts=facts, wait_places=ordered, failed_limits={FailedKey(1, 11, False): limit}
+    )
+    with CaptureWriter(path, meta()) as writer:
+        writer.flush(live, [], [STACK], final=True)
     assert plain(load(path).snapshot) == plain(live)
 
 

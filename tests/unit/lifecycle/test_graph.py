@@ -56,6 +56,20 @@ def test_zombie() -> None:
     assert snapshot.processes == {TARGET: Process(TARGET, "service", 100, alive=True, reaped_others=0)}
 
 
+def test_the_most_zombies_at_once() -> None:
+    records = Records()
+    for pid in (200, 201, 202):
+        records.fork(of(pid)).exit(of(pid))
+    records.wait(of(200)).wait(of(201)).wait(of(202)).fork(of(203)).exit(of(203), autoreap=True)
+    assert Watched().apply(records).graph.snapshot(records.now).totals["zombies_peak"] == 3
+
+
+def test_suspects_have_zombies() -> None:
+    watched = Watched().apply(Records().fork(CHILD).fork(OTHER).exit(CHILD, handler=0x401000))
+    assert watched.graph.suspects() == {TARGET: 0x401000}
+    assert watched.apply(Records().wait(CHILD).exit(OTHER, autoreap=True)).graph.suspects() == {}
+
+
 def test_a_release_under_the_parent_is_a_wait_that_was_not_seen() -> None:  # trap 1
     watched = Watched().apply(Records().fork(CHILD).exit(CHILD).release(CHILD))
     assert (watched.task(CHILD).fate, watched.task(CHILD).reaped_by_call) == (Fate.WAITED, "")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 from records_of import MS, SECOND, START, TARGET, Records, Watched, of
 
+from tracer.lifecycle.facts import ParentFacts, Waits
 from tracer.lifecycle.graph import Seen
 from tracer.lifecycle.summary import NO_STACK, OLDER, About, exit_name, summarize
-from tracer.trace import Frame, ReapLatency, Stack, Tally, Trace
+from tracer.trace import Frame, ReapLatency, Stack, Tally, Trace, Verdict
 
 STACKS = {n: Stack(n, (Frame(f"spawn_{n}", None, None, None),)) for n in (1, 2)}
 END = START + 121 * SECOND
@@ -47,16 +49,48 @@ def test_a_stack_that_was_lost_and_one_from_before_are_told_apart() -> None:
     }
 
 
-def test_what_the_counts_prove() -> None:
+def test_no_verdict_on_a_parent_that_nobody_looked_at() -> None:
     records = Records().fork(of(200)).exit(of(200)).fork(of(201)).exit(of(201)).wait(of(201))
     (leak,) = summary(Watched().apply(records)).leaks
-    assert leak.verdict is not None
-    assert leak.verdict.evidence == {
-        "parents_alive": 1,
-        "parents_dead": 0,
-        "children_the_parents_did_reap": 1,
-    }
-    assert "the parent is alive" in leak.verdict.advice
+    assert leak.verdict == Verdict("unknown", {}, "")
+
+
+def judged(facts: dict[int, ParentFacts], records: Records) -> Verdict:
+    snapshot = replace(Watched().apply(records).graph.snapshot(END), facts=facts)
+    (leak,) = (
+        each for each in summarize(snapshot, STACKS, About("1.0", {}, 0.0, ())).leaks if each.stack.id == 2
+    )
+    return leak.verdict
+
+
+SILENT = ParentFacts(seen=True, state="S", waits=Waits())
+BUSY = replace(SILENT, waits=Waits(any_calls=9, any_last_ns=END, any_empty_ns=END))
+TWO_PARENTS = (
+    Records()
+    .fork(of(300))
+    .fork(of(200), stack=2)
+    .fork(of(201), parent=of(300), stack=2)
+    .exit(of(200))
+    .exit(of(201), parent=of(300))
+)
+
+
+def test_several_parents_with_one_reason() -> None:
+    verdict = judged({TARGET: SILENT, of(300): SILENT}, TWO_PARENTS)
+    assert (verdict.code, verdict.evidence["parents_with_this_reason"]) == ("never_waits", 2)
+
+
+def test_several_parents_with_different_reasons() -> None:
+    verdict = judged({TARGET: SILENT, of(300): BUSY}, TWO_PARENTS)
+    assert verdict.code == "unknown"
+    assert verdict.evidence["reasons_by_parent"] == "never_waits: 1, unknown: 1"
+
+
+def test_an_exec_makes_another_program_of_it() -> None:
+    """What the old one waited for proves nothing of the new one; and the exit signal becomes SIGCHLD."""
+    records = Records().fork(of(201)).exit(of(201)).wait(of(201)).fork(of(200), stack=2)
+    verdict = judged({TARGET: SILENT}, records.exec(TARGET, b"app").exit(of(200)))
+    assert (verdict.code, verdict.evidence["children_it_did_reap"]) == ("never_waits", 0)
 
 
 def test_failed_forks_by_errno() -> None:
