@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from tracer.lifecycle.snapshot import MAX_EXAMPLES, MAX_NAMES, ThreadGroup
 
 KINDS = ("thread", "unjoined_thread")
+FIELDS = frozenset(each.name for each in fields(ThreadGroup))
 
 
 def group_to_json(group: ThreadGroup) -> str:
-    return json.dumps(asdict(group))
+    return json.dumps({name: getattr(group, name) for name in sorted(FIELDS)})
 
 
 def group_from_json(text: str) -> ThreadGroup:
     """Nothing in the text is trusted: raises ValueError for what ``group_to_json`` does not write."""
     try:
-        fields = json.loads(text)
+        stored = json.loads(text)
     except RecursionError:
         raise ValueError("thread group: nested too deep") from None
-    if not isinstance(fields, dict) or set(fields) != set(asdict(ThreadGroup())):
+    if not isinstance(stored, dict) or set(stored) != FIELDS:
         raise ValueError("thread group: other fields than it has")
-    numbers = {name: _integer(fields[name]) for name in ("count", "young", "first_ns", "last_ns")}
-    held = fields["held_bytes"]
+    numbers = {name: _integer(stored[name]) for name in ("count", "young", "first_ns", "last_ns")}
+    held = stored["held_bytes"]
     return ThreadGroup(
         **numbers,
-        parents=Counter({int(key): n for key, n in _counts(fields["parents"]).items()}),
-        comms=Counter(_counts(fields["comms"])),
-        examples=[_integer(each) for each in _list(fields["examples"])],
+        parents=Counter({int(key): n for key, n in _counts(stored["parents"]).items()}),
+        comms=Counter(_counts(stored["comms"])),
+        examples=[_integer(each) for each in _list(stored["examples"])],
         held_bytes=None if held is None else _integer(held),
     )
 

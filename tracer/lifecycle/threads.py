@@ -121,7 +121,7 @@ class Threads:
         if thread is not None:
             thread.comm = comm
             self._end(thread, ts, bool(flags & THREAD_KILLED))
-        elif tid == process >> 32:
+        elif tid == process >> 32 and not flags & THREAD_KILLED:
             # The leader goes before its threads (trap 4).  The kernel knows a process's uprobes by its leader's
             # memory, which is gone now: joins are seen no more.
             self.doubt(process)
