@@ -240,6 +240,23 @@ int on_waitid_return(struct syscall_return *ctx)
 	return waited(ctx, EV_WAITID, self, &call);
 }
 
+/* The pid namespace in which the clone failed. */
+static inline void in_pid_namespace(struct event *e)
+{
+	char *proxy = 0, *ns = 0;
+	u32 inum = 0, max = 0;
+
+	READ(proxy, bpf_get_current_task(), TASK_NSPROXY);
+	READ(ns, proxy, NSPROXY_PID_NS);
+	READ(inum, ns, PID_NS_INUM);
+	READ(e->ns_pid, ns, PID_NS_ALLOCATED);
+#ifdef PID_NS_MAX
+	READ(max, ns, PID_NS_MAX);
+#endif
+	e->forker = inum;
+	e->parent = max;
+}
+
 static inline int failed(void *ctx, long ret, u32 flags)
 {
 	struct event e = {};
@@ -254,6 +271,7 @@ static inline int failed(void *ctx, long ret, u32 flags)
 	e.type = EV_FAIL;
 	e.value = -ret;
 	e.flags = flags;
+	in_pid_namespace(&e);
 	e.tid = bpf_get_current_pid_tgid();
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	u32 language = mode() & MODE_STACKS ? begin_stack(&e, e.task, t ? t->image : 0, 0) : LANG_MAX;

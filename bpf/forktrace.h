@@ -39,6 +39,7 @@ enum event_type {
 /* event.flags; of EV_WAIT4 and EV_WAITID: the call's options */
 #define EXIT_AUTOREAP 1u	  /* EV_EXIT: the parent ignores SIGCHLD or set SA_NOCLDWAIT */
 #define FAIL_THREAD 1u		  /* EV_FAIL: it was to be a thread */
+#define PIDNS_ADDING (1u << 31)	  /* EV_FAIL: include/linux/pid_namespace.h */
 #define FAIL_CLONE3 2u		  /* EV_FAIL: by clone3 (on ENOSYS the C library tries clone next) */
 #define THREAD_PTHREAD 1u	  /* EV_THREAD: by a pthread_create that was seen (threads.c) */
 #define THREAD_DETACHED 2u	  /* EV_THREAD: and its attributes say that nobody will join it */
@@ -48,15 +49,17 @@ enum event_type {
 struct event {
 	u64 ts;		    /* CLOCK_BOOTTIME, ns */
 	u64 task;	    /* identity: the child (FORK), the waiter (WAIT4, WAITID), else the process itself */
-	u64 parent;	    /* identity of the real parent at this moment (FORK, EXIT, RELEASE) */
+	u64 parent;	    /* identity of the real parent at this moment (FORK, EXIT, RELEASE).  FAIL: pid_max of the pid
+			       namespace, 0 where it has none of its own */
 	u64 forker;	    /* FORK: who called clone; with CLONE_PARENT that is not the parent.  EXIT: the address of the parent's
-			       SIGCHLD handler, 0 if it has none */
+			       SIGCHLD handler, 0 if it has none.  FAIL: the pid namespace's inode number */
 	u64 stack;	    /* FORK, FAIL: id of a known stack, or the number of a sample with STACK_SAMPLE set; 0: none */
 	u32 type;	    /* enum event_type */
 	u32 flags;
 	s32 value;	    /* FORK: exit signal; EXIT: wait status; WAIT*: pid in the waiter's namespace, 0: not known; FAIL: errno */
 	u32 tid;	    /* the acting thread's pid (FORK, THREAD: of who called clone), in the initial namespace */
-	u32 ns_pid;	    /* FORK: the child's pid in its own pid namespace */
+	u32 ns_pid;	    /* FORK: the child's pid in its own pid namespace.  FAIL: pids taken in the namespace, and
+			       PIDNS_ADDING unless its init is dead */
 	u32 forker_ns_pid;  /* FORK: the child's pid as its forker's namespace sees it */
 	char comm[COMM_LEN]; /* FORK: the forker's; EXIT: the leader's; EXEC: the new one */
 };

@@ -22,7 +22,7 @@ from tracer.lifecycle.task import NS_PER_TICK, task_id
 from tracer.records import WAIT_ANY, WAIT_OTHER
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h
 _CAP_SYS_PTRACE = 19
 _WAIT4, _WAITID = {"x86_64": (61, 247), "aarch64": (260, 95)}.get(platform.machine(), (-1, -1))
 _WEXITED, _P_ALL, _P_PID, _P_PIDFD = 4, 0, 1, 3
@@ -306,7 +306,7 @@ def hides_others() -> bool:
 
 def in_host_pid_namespace() -> bool:
     """Whether the pids of our /proc are those that the kernel's own records name."""
-    return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
+    return Path("/proc/self/ns/pid").stat().st_ino == INITIAL_PID_NAMESPACE
 
 
 def host_facts() -> dict[str, str | int | None]:

@@ -44,6 +44,7 @@ THREAD_PTHREAD: Final = 1
 THREAD_DETACHED: Final = 2
 THREAD_KILLED: Final = 1
 JOIN_FOREVER: Final = (1 << 64) - 1
+PIDNS_ADDING: Final = 1 << 31
 STACK_SAMPLE: Final = 1 << 63
 CODE_RECORD: Final = 1 << 62
 

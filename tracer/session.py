@@ -239,8 +239,8 @@ class Session:
         if self.graph.threads is not None and self.graph.threads.sees_joins:
             for identity in self.graph.threads.take_unwatched():
                 self._joins.watch(identity)
-        for key, identity in self.graph.take_failures():
-            self._refusals.explain(key, pid_of(identity), key.errno)
+        for failure in self.graph.take_failures():
+            self._refusals.explain(failure)
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count

@@ -151,13 +151,17 @@ class ThreadTally:
 
 @dataclass(frozen=True, slots=True)
 class FailedFork:
-    """Clones that failed with one errno on one stack.  ``thread``: it was to be a thread."""
+    """Clones that failed with one errno on one stack.  ``thread``: it was to be a thread.
+
+    limit: what refused them, in the form of the trace's ``limits``.  reason: what is known without one.
+    """
 
     errno: str
     count: int
     thread: bool
     stack: Stack
     limit: Mapping[str, Any] | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

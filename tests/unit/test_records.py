@@ -64,6 +64,7 @@ KERNEL_ALONE: Final = {"wait_site"}  # structs that user space never sees
 CONSTANTS: Final = {
     "EXIT_AUTOREAP": records.EXIT_AUTOREAP,
     "FAIL_THREAD": records.FAIL_THREAD,
+    "PIDNS_ADDING": records.PIDNS_ADDING,
     "FAIL_CLONE3": records.FAIL_CLONE3,
     "THREAD_PTHREAD": records.THREAD_PTHREAD,
     "THREAD_DETACHED": records.THREAD_DETACHED,

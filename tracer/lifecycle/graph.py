@@ -10,7 +10,7 @@ the exact time and the waiter; the release record is the truth where no call was
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.lifecycle.snapshot import (
     FailedKey,
@@ -47,6 +47,27 @@ class Seen:
     ns_pid: int
     zombie: bool
     threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PidNamespace:
+    """Where a clone failed.  id: inode number.  pid_max: its own, 0 before Linux 6.14.
+
+    taken: pids in use, with PIDNS_ADDING unless its init is dead.
+    """
+
+    id: int
+    taken: int
+    pid_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One clone that failed, and the identity of who called it."""
+
+    key: FailedKey
+    caller: int
+    namespace: PidNamespace
 
 
 class Graph:
@@ -95,7 +116,7 @@ class Graph:
         self._folded: set[int] = set()  # released since expect_scan
         self._remember_folded = False
         self._execed: list[int] = []
-        self._failures: list[tuple[FailedKey, int]] = []
+        self._failures: list[Failure] = []
         self._names: dict[bytes, str] = {}
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
@@ -279,7 +300,8 @@ class Graph:
                 if len(places) < MAX_PLACES:
                     places[samples.get(stack, 0) if stack >= STACK_SAMPLE else stack] = value, flags
             elif ident in tasks:
-                self._fail(ident, stack, flags, value, tid, samples)
+                where = PidNamespace(forker, ns_pid, parent)
+                self._fail(Failure(FailedKey(stack, value, False), ident, where), flags, tid, samples)
         return count
 
     def _name(self, comm: bytes) -> str:
@@ -332,9 +354,8 @@ class Graph:
         """The waiter is the parent that the task has now: it was reparented, before or after it died."""
         return waiter == task.exit_parent or not self._alive(task.parent)
 
-    def _fail(
-        self, ident: int, stack: int, flags: int, errno: int, tid: int, samples: Mapping[int, int]
-    ) -> None:
+    def _fail(self, failure: Failure, flags: int, tid: int, samples: Mapping[int, int]) -> None:
+        stack, errno = failure.key.stack, failure.key.errno
         if stack >= STACK_SAMPLE:
             stack = samples.get(stack, 0)
         key = FailedKey(stack, errno, bool(flags & FAIL_THREAD))
@@ -343,7 +364,7 @@ class Graph:
             return
         self._enosys.pop(tid, None)
         self._failed[key] = self._failed.get(key, 0) + 1
-        self._failures.append((key, ident))
+        self._failures.append(replace(failure, key=key))
 
     # --- folding -----------------------------------------------------------------------------------------------
 
@@ -534,8 +555,8 @@ class Graph:
 
     # --- results -----------------------------------------------------------------------------------------------
 
-    def take_failures(self) -> list[tuple[FailedKey, int]]:
-        """Clones that failed since the last call, and the identities of who called."""
+    def take_failures(self) -> list[Failure]:
+        """Clones that failed since the last call."""
         failures = self._failures.copy()
         self._failures.clear()
         return failures

@@ -29,6 +29,13 @@ from tracer.lifecycle.verdict import Case, ended_first, target_in_words, why, wh
 
 WNOHANG = 1
 NO_VERDICT = trace.Verdict("unknown", {}, "")  # nobody who had to wait was looked at
+_FILTERED = "refused by a filter (seccomp) or a rule, not by a limit"
+_REASONS = {
+    errno.EPERM: _FILTERED,
+    errno.ENOSYS: _FILTERED,
+    errno.ENOMEM: "the kernel had no memory for it: not a limit on tasks",
+    errno.EAGAIN: "no limit was full when it was looked at, a moment later",
+}
 NO_STACK = trace.Stack(0, (), cut="no stack came with this fork")
 OLDER = trace.Stack(PRE_EXISTING, (), cut="forked before the trace began")
 
@@ -69,7 +76,8 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
             n,
             key.thread,
             known.get(key.stack, NO_STACK),
-            snapshot.failed_limits.get(key),
+            limit := snapshot.failed_limits.get(key),
+            _REASONS.get(key.errno) if limit is None else None,
         )
         for key, n in snapshot.failed.items()
     ]

@@ -7,6 +7,7 @@ once to index it, and names are resolved for structs and unions alone.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,13 @@ MEMBERS: Final[dict[str, tuple[str, str]]] = {
     "PID_LEVEL": ("pid", "level"),
     "PID_NUMBERS": ("pid", "numbers"),
     "UPID_NR": ("upid", "nr"),
+    "TASK_NSPROXY": ("task_struct", "nsproxy"),
+    "NSPROXY_PID_NS": ("nsproxy", "pid_ns_for_children"),
+    "PID_NS_ALLOCATED": ("pid_namespace", "pid_allocated"),
+    "PID_NS_INUM": ("pid_namespace", "ns.inum"),
+}
+OPTIONAL: Final[dict[str, tuple[str, str]]] = {
+    "PID_NS_MAX": ("pid_namespace", "pid_max"),  # since 6.14 each namespace has its own
 }
 SIZES: Final[dict[str, str]] = {"SIZEOF_UPID": "upid", "SIZEOF_K_SIGACTION": "k_sigaction"}
 
@@ -173,6 +181,9 @@ def kernel_layout(path: str = BTF_PATH) -> KernelLayout:
     try:
         btf = Btf(data)
         defines = {flag: btf.offset(*member) for flag, member in MEMBERS.items()}
+        for flag, member in OPTIONAL.items():
+            with suppress(KeyError):
+                defines[flag] = btf.offset(*member)
         defines.update({flag: btf.size(name) for flag, name in SIZES.items()})
     except (KeyError, ValueError, struct.error, IndexError) as error:
         raise Unavailable(

@@ -73,6 +73,7 @@ def _failed(failed: FailedFork) -> dict[str, Any]:
         "count": failed.count,
         "thread": failed.thread,
         "limit": dict(failed.limit) if failed.limit is not None else None,
+        "reason": failed.reason,
         **_blame(failed.stack),
     }
 

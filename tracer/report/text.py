@@ -10,6 +10,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
+from tracer.report import threads
 from tracer.report.escape import visible
 from tracer.report.layout import (
     column_widths,
@@ -78,7 +79,7 @@ def render(trace: Trace, console: Console) -> None:
         )
         for late in trace.late[:MAX_STACKS]:
             _late(page, late)
-    _threads(page, trace)
+    threads.section(page, trace)
     _limits(page, trace)
     _totals(page, trace)
     _reconciliation(page, trace)
@@ -244,7 +245,9 @@ def _failed(page: Page, failed: FailedFork) -> None:
     kind = "thread" if failed.thread else "fork"
     page.line((f"{counted(failed.count, kind)} failed with {visible(failed.errno)}", BAD))
     if failed.limit:
-        page.labelled("limit", [_limit(failed.limit)])
+        page.labelled("limit", _refusal(failed.limit).split(" "), " ", style=HEAD)
+    if failed.reason:
+        page.labelled("cause", visible(failed.reason).split(" "), " ", style=HEAD)
     _blame(page, failed.stack)
     _stack(page, failed.stack)
 
@@ -265,32 +268,11 @@ def _late(page: Page, late: LateReaping) -> None:
     _blame(page, late.stack)
 
 
-def _threads(page: Page, trace: Trace) -> None:
-    """A row a stack that made threads."""
-    if not trace.threads:
-        return
-    page.heading("Threads, by the stack that made them")
-    rows = [("alive", "made", "unjoined", "oldest", "")]
-    for stack, tally in trace.threads[:MAX_STACKS]:
-        grown = f"{tally.alive:,}" + (f" (+{tally.grown:,})" if tally.grown > 0 else "")
-        unjoined = "?" if tally.unjoined is None else f"{tally.unjoined:,}"
-        age = "" if tally.oldest_age_s is None else duration(tally.oldest_age_s)
-        rows.append((grown, f"{tally.made:,}", unjoined, age, _maker(stack)))
-    widths = [max(cell_len(row[column]) for row in rows) for column in range(4)]
-    room = page.width - 2 - sum(widths) - 2 * 4
-    for number, row in enumerate(rows):
-        cells = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row, widths, strict=False)]
-        page.line("  ", ("  ".join(cells), "" if number else DIM), "  ", shorten(row[4], max(room, 10)))
-    if rest := trace.threads[MAX_STACKS:]:
-        page.prose(f"… and {counted(len(rest), 'other stack')}; --json has them all", DIM, indent=2)
-
-
-def _maker(stack: Stack) -> str:
-    library = stack.responsible
-    if library is None:
-        return visible(stack.cut or "no stack names it")
-    place = place_in(library)
-    return version_of(library) + (f" ({place})" if place else "")
+def _refusal(limit: Mapping[str, Any]) -> str:
+    """What refused a clone.  A limit of 0 is none that was set: nothing can be made there any more."""
+    if limit.get("value") == 0:
+        return f"{visible(str(limit.get('name')))}: {visible(str(limit.get('where')))}"
+    return _limit(limit)
 
 
 def _limit(limit: Mapping[str, Any]) -> str:

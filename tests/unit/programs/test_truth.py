@@ -189,6 +189,7 @@ def test_storm_is_the_same_for_a_seed(start: Start) -> None:
         ("clone3_eperm", [("EPERM", True)], 0, 4),
         ("clone_eperm", [("EPERM", False)], 3, 1),
         ("dead_init", [("ENOMEM", False)], 0, 2),
+        ("pid_max", [("EAGAIN", False), ("EAGAIN", True)], 0, 2),
     ],
 )
 def test_forks_fail(

@@ -192,7 +192,9 @@ HOSTILE = trace(
         ),
     ),
     failed_forks=(
-        FailedFork(EVIL, 1, False, EVIL_STACK, {"name": EVIL, "where": EVIL, "value": 1, "current": 1}),
+        FailedFork(
+            EVIL, 1, False, EVIL_STACK, {"name": EVIL, "where": EVIL, "value": 1, "current": 1}, EVIL
+        ),
     ),
     limits=(
         {"name": EVIL, "where": EVIL, "value": 1, "current": 1, "growth_per_min": 0.0, "full_in_s": None},
@@ -217,7 +219,9 @@ FAILED = trace(
     ),
     failed_forks=(
         FailedFork("EAGAIN", 3, True, FOO_STACK, PIDS_MAX),
-        FailedFork("EPERM", 2, False, NO_STACK),
+        FailedFork(
+            "EPERM", 2, False, NO_STACK, reason="refused by a filter (seccomp) or a rule, not by a limit"
+        ),
     ),
     limits=({**PIDS_MAX, "growth_per_min": 5.0, "full_in_s": 0.0},),
 )
