@@ -133,7 +133,7 @@ def _leak(page: Page, number: int, leak: Leak) -> None:
     )
     page.labelled(
         "names" if of_threads else "children",
-        [f"{shorten(visible(name), 30)}: {count:,}" for name, count in by_count(leak.comms)],
+        [f"{shorten(visible(name) or '?', 30)}: {count:,}" for name, count in by_count(leak.comms)],
     )
     if leak.held_bytes:
         page.labelled("memory", [f"{in_bytes(leak.held_bytes)} mapped for their stacks"])

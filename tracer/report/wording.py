@@ -96,6 +96,10 @@ def parent_in_words(parent: Parent) -> str:
 def headline(trace: Trace) -> str:
     """The verdict: one sentence that a person can act on."""
     sentence = _zombies(trace) or _other_leaks(trace) or _clean(trace)
+    for kind in OF_THREADS:
+        count = sum(leak.count for leak in trace.leaks if leak.kind == kind)
+        if count and KIND_OF_LEAK[kind][count > 1] not in sentence:
+            sentence += f"; {counted(count, *KIND_OF_LEAK[kind])}"
     if trace.totals.failed_forks:
         errnos = ", ".join(sorted({visible(failed.errno) for failed in trace.failed_forks}))
         sentence += f"; {counted(trace.totals.failed_forks, 'fork')} failed" + (
