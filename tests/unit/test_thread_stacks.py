@@ -43,7 +43,9 @@ def test_stacks_without_a_guard_between_them_share_one_mapping() -> None:
 
 
 @pytest.mark.usefixtures("mapped")
-@pytest.mark.parametrize("handle", [0, 0x55D000200000, 0x7F0020000700, 0x7F0000000500, 0x7FFFFFFFF000, 1 << 63])
+@pytest.mark.parametrize(
+    "handle", [0, 0x55D000200000, 0x7F0020000700, 0x7F0000000500, 0x7FFFFFFFF000, 1 << 63]
+)
 def test_what_is_in_no_anonymous_memory_has_no_size(handle: int) -> None:
     """It was unmapped, is the program's own memory, or a number that the program made up."""
     assert thread_stacks.sizes(7, [handle]) == {}

@@ -50,7 +50,12 @@ class Uprobes:
         self._programs = programs
         self._sets: set[tuple[int, ...]] = set()
         self._closer = ThreadPoolExecutor(CLOSERS, "uprobes")
-        self._attach = self._choose(compiled)
+        self.way = ""  # in words, how they are attached here
+        try:
+            self._attach = self._choose(compiled)
+        except ForktraceError:
+            self._closer.shutdown(wait=True)
+            raise
 
     def attach(self, pid: int, path: str, offsets: Mapping[int, int]) -> tuple[int, ...]:
         """offsets: bytes into the file, by ``ThreadCall``.  path: as this process sees the file.
@@ -76,10 +81,14 @@ class Uprobes:
         """The way of attaching that works here: before 6.6 there is one alone, and in some 6.x the other sees but one
         thread of a process."""
         why: OSError | ForktraceError | None = None
-        for attach_type, attach in ((ATTACH_UPROBE_MULTI, self._all_at_once), (0, self._one_by_one)):
+        for attach_type, attach, way in (
+            (ATTACH_UPROBE_MULTI, self._all_at_once, "attached all at once"),
+            (0, self._one_by_one, "attached one by one (before 6.6)"),
+        ):
             try:
                 self._programs.add(compiled, {}, attach_type)
                 if self._sees_threads(attach):
+                    self.way = way
                     return attach
             except (OSError, ForktraceError) as error:
                 why = error

@@ -79,7 +79,7 @@ def test_what_goes_is_removed(tmp_path: Path) -> None:
 )
 def test_a_group_that_is_none(change: dict[str, object], tmp_path: Path) -> None:
     text = json.dumps({**json.loads(group_to_json(UNJOINED)), **change})
-    with pytest.raises(ValueError, match="thread group|invalid literal"):
+    with pytest.raises(ValueError, match=r"thread group|invalid literal"):
         group_from_json(text)
     path = written(tmp_path / "a.forktrace")
     with sqlite3.connect(path) as db:
