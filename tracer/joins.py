@@ -27,6 +27,8 @@ MAX_WATCHED: Final = 128  # processes at once: the kernel takes 50 ms to let go 
 MAX_FILES: Final = 256  # whose functions are remembered
 MAX_NOTES: Final = 16
 
+GLIBC_ONLY: Final = "pthread_attr_setaffinity_np"  # in whichever file has pthread_create; musl has none
+
 FileKey = tuple[int, int, int, int]
 
 
@@ -124,9 +126,9 @@ class Joins:
         known = self._offsets.get(file)
         if known is None:
             elf = ElfFile.from_fd(open_located(os.dup(located), path), path)
-            found = find_symbols(elf, list(FUNCTIONS))
-            known = {int(FUNCTIONS[name]): elf.file_offset(address) for name, address in found.items()}
-            if "musl" in path.rpartition("/")[2] and ThreadCall.CREATE in known:
+            found = find_symbols(elf, [*FUNCTIONS, GLIBC_ONLY])
+            known = {int(FUNCTIONS[name]): elf.file_offset(found[name]) for name in FUNCTIONS if name in found}
+            if GLIBC_ONLY not in found and ThreadCall.CREATE in known:
                 known[int(ThreadCall.CREATE_MUSL)] = known.pop(int(ThreadCall.CREATE))
             if len(self._offsets) >= MAX_FILES:
                 self._offsets.clear()
