@@ -127,7 +127,9 @@ class Joins:
         if known is None:
             elf = ElfFile.from_fd(open_located(os.dup(located), path), path)
             found = find_symbols(elf, [*FUNCTIONS, GLIBC_ONLY])
-            known = {int(FUNCTIONS[name]): elf.file_offset(found[name]) for name in FUNCTIONS if name in found}
+            known = {
+                int(FUNCTIONS[name]): elf.file_offset(found[name]) for name in FUNCTIONS if name in found
+            }
             if GLIBC_ONLY not in found and ThreadCall.CREATE in known:
                 known[int(ThreadCall.CREATE_MUSL)] = known.pop(int(ThreadCall.CREATE))
             if len(self._offsets) >= MAX_FILES:

@@ -8,6 +8,7 @@ A child forked by a followed process is followed by the kernel, so from there on
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import threading
@@ -16,24 +17,25 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from tracer import __version__, procfs, thread_stacks, trace
+from tracer import __version__, procfs, trace
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
 from tracer.errors import ForktraceError, Unavailable
 from tracer.headroom import Headroom
-from tracer.joins import MAX_WATCHED, Joins
 from tracer.lifecycle.graph import Graph, Seen
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.summary import About, summarize
-from tracer.lifecycle.task import pid_of
-from tracer.lifecycle.threads import Threads
+from tracer.lifecycle.task import Task, pid_of
 from tracer.probe.probe import Probe, ProbeOptions
 from tracer.records import EVENT, CodeRecord
 from tracer.refusals import Refusals
 from tracer.stacks.store import StackStore
 from tracer.suspects import Suspects
+from tracer.thread_watch import ThreadWatch
+from tracer.trigger import Awaited
 
 DRAIN_S = 0.05  # how long records may wait in the rings
 TICK_S = 1.0  # losses, targets and the capture are looked after this often
@@ -63,15 +65,23 @@ class Session:
     """One trace.  ``start``, then ``step`` until ``over`` or enough, then ``finish``; ``close`` in any case."""
 
     def __init__(
-        self, options: SessionOptions, capture: CaptureWriter | None = None, record_changes: bool = False
+        self,
+        options: SessionOptions,
+        capture: CaptureWriter | None = None,
+        record_changes: bool = False,
+        snapshots: Iterable[Awaited] = (),
     ) -> None:
         """Load the programs; nothing is traced yet.  Raises what ``Probe`` raises.
 
         capture: an open one, which the session closes.  record_changes: for ``graph.take_changed`` without one.
+        snapshots: further captures, each of which ends at a moment of its own.
         """
         self.options = options
         self.capture = capture
         self.capture_problem: str | None = None
+        self.news: list[str] = []  # sentences about what happened, for whoever shows them to take away
+        self._snapshots = list(snapshots)
+        self._failed_with_eagain = False
         self._probe = Probe(options.probe)
         self._stacks = StackStore(self._probe)
         self._samples: dict[int, int] = {}
@@ -90,19 +100,20 @@ class Session:
         self._next_tick = self._next_sweep = self._next_limits = 0.0
         self._headroom = Headroom()
         self._refusals = Refusals()
-        self._joins = Joins(self._probe, self._add_note)
         self._suspects = Suspects(self._probe, self._stacks)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._poll = select.poll()
         self._poll.register(self._probe.samples.fd, select.POLLIN)
         self.started_at = time.time()
         self.start_ns = procfs.boottime_ns()
-        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), record_changes or capture is not None)
+        self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), self._records_changes(record_changes))
+        self._threads: ThreadWatch | None = None
         if options.probe.threads:
-            self.graph.threads = Threads(int(options.min_age_s * 1e9))
-            self.graph.threads.sees_joins = not self._probe.no_uprobes
-            if self._probe.no_uprobes:
-                self._add_note(f"unjoined threads are not looked for: {self._probe.no_uprobes}")
+            self._threads = ThreadWatch(self._probe, int(options.min_age_s * 1e9), self._add_note)
+            self.graph.threads = self._threads.threads
+
+    def _records_changes(self, wanted: bool = False) -> bool:
+        return wanted or self.capture is not None or bool(self._snapshots)
 
     # --- start -----------------------------------------------------------------------------------------------
 
@@ -139,13 +150,14 @@ class Session:
                 if not task.exited_ns:
                     self._follow(task.id)
         self._probe.follow_everything(False)
-        self._watch_threads()
+        if self._threads is not None:
+            self._threads.begin(task.id for task in self.graph.tasks.values() if not task.exited_ns)
         self._suspects.watch(self._roots)
         self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
         self._next_tick = time.monotonic() + TICK_S
         self._next_sweep = time.monotonic() + SWEEP_S
-        if self.capture is not None:  # the targets are known now
+        if self._records_changes():  # the targets are known now
             self._flush(self._snapshot(), self._about(), final=False)
 
     def _follow_those_there(self, identities: list[int]) -> None:
@@ -194,14 +206,6 @@ class Session:
                 f"more than {self.options.probe.max_traced} processes lived at once: some were not followed"
             )
 
-    def _watch_threads(self) -> None:
-        """In those that are there: whoever comes later is watched once it makes a thread."""
-        if self.graph.threads is None or not self.graph.threads.sees_joins:
-            return
-        living = [task.id for task in self.graph.tasks.values() if not task.exited_ns]
-        for identity in living[:MAX_WATCHED]:
-            self._joins.watch(identity)
-
     # --- while it runs ---------------------------------------------------------------------------------------
 
     def watch(self, descriptor: int) -> None:
@@ -212,6 +216,7 @@ class Session:
         """Wait a little, then take what the kernel recorded."""
         self._poll.poll(max(timeout_s, 0) * 1000)
         self.drain()
+        self._take_snapshots()
         if time.monotonic() >= self._next_tick:
             self._next_tick = time.monotonic() + TICK_S
             self._tick()
@@ -236,11 +241,11 @@ class Session:
         count = self.graph.apply(EVENT.iter_unpack(view), samples)
         probe.events.consume(len(view))
         self._recognise_interpreters()
-        if self.graph.threads is not None and self.graph.threads.sees_joins:
-            for identity in self.graph.threads.take_unwatched():
-                self._joins.watch(identity)
+        if self._threads is not None:
+            self._threads.drained()
         for failure in self.graph.take_failures():
             self._refusals.explain(failure)
+            self._failed_with_eagain |= failure.key.errno == errno.EAGAIN
         if len(samples) > MAX_FORGOTTEN:
             samples.clear()
         return count
@@ -258,10 +263,8 @@ class Session:
 
     def _tick(self) -> None:
         self._look_for_losses()
-        if self.graph.threads is not None:
-            self.graph.threads.sample()
-            self._probe.set_clock()
-            self._joins.forget(self._lives)
+        if self._threads is not None:
+            self._threads.tick(self._lives)
         if self.options.cgroup is not None:
             self._add_newcomers(self.options.cgroup)
         if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
@@ -269,7 +272,7 @@ class Session:
         self._suspects.look(self.graph.suspects())
         if time.monotonic() >= self._next_limits:
             self._sample_limits()
-        if self.capture is not None:
+        if self._records_changes():
             self._flush(self._snapshot(), self._about(), final=False)
 
     def _sample_limits(self, stats: dict[int, procfs.Stat] | None = None) -> None:
@@ -280,7 +283,7 @@ class Session:
             if self._roots
             else (os.getpid(),)
         )
-        self._headroom.sample(pids, now, stats)
+        self._headroom.sample(pids, now, stats, self.graph.tasks_by_kind())
 
     def _look_for_losses(self) -> None:
         """Compare with /proc, once what was recorded by then is in: after a loss (trap 14), and now and then."""
@@ -294,8 +297,8 @@ class Session:
         self._note_losses(lost)
 
     def _note_losses(self, lost: dict[str, int]) -> None:
-        if self.graph.threads is not None and lost["events"] != self._lost["events"]:
-            self.graph.threads.doubt()
+        if self._threads is not None and lost["events"] != self._lost["events"]:
+            self._threads.threads.doubt()
         self._lost = lost
         self.graph.lossy = bool(lost["events"] or lost["traced"])
 
@@ -338,6 +341,7 @@ class Session:
     def finish(self) -> trace.Trace:
         """End the tracing, settle what is open, and give the finished model."""
         self.drain()
+        self._take_snapshots()
         self._suspects.look(self.graph.suspects())
         self._sample_limits()
         seen, at_ns = self._scan()
@@ -357,30 +361,17 @@ class Session:
 
     def _settled(self, seen: dict[int, Seen], at_ns: int) -> trace.Trace:
         """The finished model of what was drained, corrected by a scan of /proc that the records have caught up with."""
+        self._drop_snapshots()
         reconciliation = self._reconcile(seen)
         self.graph.resync(seen, at_ns)
-        self._look_at_threads()
+        if self._threads is not None:
+            self._threads.finish(self.graph.lossy)
         snapshot = self._snapshot()
         about = self._about(reconciliation)
         self._flush(snapshot, about, final=True)
         named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
         notes = (*self._notes, *self._stacks.notes())  # of the flush, too
         return summarize(snapshot, named, replace(about, notes=notes))
-
-    def _look_at_threads(self) -> None:
-        """What /proc alone knows: the names of those that live, and what the stacks of the unjoined ones hold."""
-        threads = self.graph.threads
-        if threads is None:
-            return
-        for process in threads.processes():
-            threads.name(process, thread_stacks.names(pid_of(process)), complete=self.graph.lossy)
-        for process, handles in threads.unjoined().items():
-            threads.hold(process, thread_stacks.sizes(pid_of(process), handles))
-        if threads.sees_joins and threads.unjudged:
-            self._add_note(
-                f"{threads.unjudged:,} threads were made before their process was watched, or by no pthread_create: "
-                f"whether they are joined is not known"
-            )
 
     def _lives(self, identity: int) -> bool:
         task = self.graph.tasks.get(identity)
@@ -455,10 +446,11 @@ class Session:
     # --- capture ---------------------------------------------------------------------------------------------
 
     def _flush(self, snapshot: Snapshot, about: About, final: bool) -> None:
-        """To the capture, if there is one.  When it fails the trace goes on, and the report says so."""
-        if self.capture is None:
+        """To all captures.  When one fails the trace goes on, and the report says so."""
+        if not self._records_changes():
             return
         new = [self._stacks.stack(i) for i in range(self._captured_stacks + 1, len(self._stacks) + 1)]
+        changed = self.graph.take_changed()
         extra = {
             "started_at": about.started_at,
             "targets": about.targets,
@@ -468,26 +460,73 @@ class Session:
             "limits": about.limits,
             "reconciliation": about.reconciliation,
         }
+        self._captured_stacks += len(new)
+        if self.capture is not None and not self._write(self.capture, snapshot, changed, new, final, extra):
+            self.capture = None
+        self._snapshots = [
+            each
+            for each in self._snapshots
+            if self._write(each.capture, snapshot, changed, new, final=False, extra=extra)
+        ]
+
+    def _write(
+        self,
+        capture: CaptureWriter,
+        snapshot: Snapshot,
+        changed: list[Task],
+        new: list[trace.Stack],
+        final: bool,
+        extra: dict[str, Any],
+    ) -> bool:
+        """False when the capture could not be written, and is closed."""
         try:
-            self.capture.flush(snapshot, self.graph.take_changed(), new, final, extra)
+            capture.flush(snapshot, changed, new, final, extra)
         except CaptureError as error:
             self.capture_problem = str(error)
             self._notes[f"the capture is not complete: {error}"] = None
-            self.capture = None
+            return False
+        return True
+
+    def _take_snapshots(self) -> None:
+        """Finish the captures whose moment has come."""
+        zombies = self.graph.zombies()
+        come = [each for each in self._snapshots if each.trigger.has_come(zombies, self._failed_with_eagain)]
+        if not come:
             return
-        self._captured_stacks += len(new)
+        self._suspects.look(self.graph.suspects())
+        snapshot, about = self._snapshot(), self._about()
+        self._flush(snapshot, about, final=False)
+        for each in come:
+            if each not in self._snapshots:
+                continue  # it could not be written
+            self._snapshots.remove(each)
+            note = f"a snapshot of the trace at {each.trigger.moment}"
+            extra = {"notes": (*about.notes, *self._stacks.notes(), note)}
+            if self._write(each.capture, snapshot, [], [], final=True, extra=extra):
+                each.capture.close()
+                self.news.append(f"{each.trigger.moment}: wrote {each.capture.path}")
+                self._notes[f"{each.capture.path} is a snapshot at {each.trigger.moment}"] = None
+
+    def _drop_snapshots(self) -> None:
+        """Their moment did not come."""
+        for each in self._snapshots:
+            each.capture.discard()
+            self._notes[f"no snapshot was taken: {each.trigger.moment} did not happen"] = None
+        self._snapshots = []
 
     def discard_capture(self) -> None:
         """There was nothing to trace."""
         if self.capture is not None:
             self.capture.discard()
             self.capture = None
+        self._drop_snapshots()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, self._priority)
         if self.capture is not None:
             self.capture.close()
+        self._drop_snapshots()
         self._stacks.close()
         self._probe.close()
 

@@ -165,6 +165,17 @@ class FailedFork:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What one library's children take of the limits at the end of the trace.  responsible: None for those whose fork
+    was not seen, or left no stack.
+    """
+
+    responsible: Library | None
+    zombies: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     pid: int
     comm: str
@@ -244,6 +255,7 @@ class Trace:
     leaks: tuple[Leak, ...]  # largest count first
     failed_forks: tuple[FailedFork, ...] = ()
     limits: tuple[Mapping[str, Any], ...] = ()
+    shares: tuple[Share, ...] = ()  # in each of the limits, largest first
     reap_latency: ReapLatency = field(default_factory=ReapLatency)
     late: tuple[LateReaping, ...] = ()  # largest count first
     reconciliation: Reconciliation | None = None

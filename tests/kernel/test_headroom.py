@@ -57,9 +57,9 @@ def fork(process: subprocess.Popen[str], count: int) -> None:
 
 def test_growth_and_forecast(forker: subprocess.Popen[str], uid: int) -> None:
     headroom = Headroom()
-    headroom.sample([forker.pid], 1000.0)
+    headroom.sample([forker.pid], 1000.0, tasks={"processes": 1, "zombies": 0, "threads": 0})
     fork(forker, 5)
-    headroom.sample([forker.pid], 1030.0)
+    headroom.sample([forker.pid], 1030.0, tasks={"processes": 6, "zombies": 0, "threads": 0})
     (limit,) = [each for each in headroom.report() if each["name"] == "RLIMIT_NPROC"]
     # 1 task, then 6 of 101; ten a minute, so the other 95 take 9.5 minutes
     assert limit == {
@@ -68,6 +68,7 @@ def test_growth_and_forecast(forker: subprocess.Popen[str], uid: int) -> None:
         "value": 101,
         "current": 6,
         "growth_per_min": 10.0,
+        "growth_by_kind": {"processes": 10.0, "zombies": 0.0, "threads": 0.0},
         "full_in_s": 570.0,
     }
 
@@ -77,6 +78,7 @@ def test_no_forecast_from_one_look_nor_without_growth(forker: subprocess.Popen[s
     headroom.sample([forker.pid], 1000.0)
     (limit,) = [each for each in headroom.report() if each["name"] == "RLIMIT_NPROC"]
     assert (limit["growth_per_min"], limit["full_in_s"]) == (None, None)
+    assert set(limit["growth_by_kind"].values()) == {None}
     headroom.sample([forker.pid], 1060.0)
     (limit,) = [each for each in headroom.report() if each["name"] == "RLIMIT_NPROC"]
     assert (limit["growth_per_min"], limit["full_in_s"]) == (0.0, None)

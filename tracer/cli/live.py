@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,10 @@ from tracer.probe.probe import ProbeOptions
 from tracer.report.escape import visible
 from tracer.session import DRAIN_S, Session, SessionOptions, check_target, meta_of
 from tracer.trace import Trace
+from tracer.trigger import Awaited
+
+if TYPE_CHECKING:
+    from tracer.capture.writer import CaptureWriter
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handlers = dict[signal.Signals, Any]
@@ -68,7 +72,7 @@ def trace_targets(
         with begun(options, output) as session:
             what = "every process" if everything else f"cgroup {cgroup}" if cgroup else _named(session)
             say(output, f"tracing {what}; {_until(tracing)}")
-            follow(session, stopper, tracing, session.over)
+            follow(session, stopper, tracing, output, session.over)
             trace = finish(session, output)
         return print_report(trace, output, stream)
 
@@ -85,21 +89,18 @@ def begun(options: SessionOptions, output: Output) -> Iterator[Session]:
     for pid in options.pids:
         check_target(pid)
     begin = time.monotonic()
-    capture = None
-    if output.capture is not None:
-        from tracer.capture.writer import CaptureWriter  # noqa: PLC0415 - sqlite3, where it is used
-
-        capture = CaptureWriter(output.capture, meta_of(options), output.force)
+    capture, snapshots = _captures(options, output)
     try:
-        session = Session(options, capture)
+        session = Session(options, capture, snapshots=snapshots)
         try:
             session.start()
         except BaseException:
             session.close()
             raise
     except BaseException as error:
-        if capture is not None:
-            capture.discard()
+        for each in (capture, *(snapshot.capture for snapshot in snapshots)):
+            if each is not None:
+                each.discard()
         if isinstance(error, ForktraceError) and output.verbose:
             for line in error.details.splitlines():
                 say(output, line)
@@ -111,7 +112,28 @@ def begun(options: SessionOptions, output: Output) -> Iterator[Session]:
         yield session
 
 
-def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[[], bool]) -> None:
+def _captures(options: SessionOptions, output: Output) -> tuple[CaptureWriter | None, list[Awaited]]:
+    """All of them, or none."""
+    if output.capture is None and not output.snapshots:
+        return None, []
+    from tracer.capture.writer import CaptureWriter  # noqa: PLC0415 - sqlite3, where it is used
+
+    made: list[CaptureWriter] = []
+    names = [trigger.file(output.capture) for trigger in output.snapshots]
+    try:
+        for name in (*((output.capture,) if output.capture is not None else ()), *names):
+            made.append(CaptureWriter(name, meta_of(options), output.force))
+    except BaseException:
+        for each in made:
+            each.discard()
+        raise
+    capture = made.pop(0) if output.capture is not None else None
+    return capture, [Awaited(trigger, each) for trigger, each in zip(output.snapshots, made, strict=True)]
+
+
+def follow(
+    session: Session, stopper: Stopper, tracing: Tracing, output: Output, over: Callable[[], bool]
+) -> None:
     """Until a signal, the end of the duration or ``over``."""
     session.watch(stopper.descriptor)
     end = time.monotonic() + tracing.duration_s if tracing.duration_s is not None else float("inf")
@@ -120,6 +142,8 @@ def follow(session: Session, stopper: Stopper, tracing: Tracing, over: Callable[
         if left <= 0:
             break
         session.step(min(DRAIN_S, left))
+        while session.news:
+            say(output, session.news.pop(0))
     if stopper.typed and sys.stderr.isatty():
         with suppress(OSError):
             click.echo(err=True)  # the terminal has shown ^C, and stands behind it

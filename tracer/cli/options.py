@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tracer.cli.pids import parse_pids
+from tracer.trigger import Trigger
 
 Command = Callable[..., Any]
 MAX_SECONDS = 1e9  # 31 years
@@ -28,7 +29,10 @@ class Tracing:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """capture, report: file names.  report: None is the command's default stream, "-" is stdout."""
+    """capture, report: file names.  report: None is the command's default stream, "-" is stdout.
+
+    snapshots: moments at which a second capture is kept.
+    """
 
     capture: str | None
     report: str | None
@@ -38,6 +42,7 @@ class Output:
     color: str
     quiet: bool
     verbose: bool
+    snapshots: tuple[Trigger, ...] = ()
 
 
 class Seconds(click.FloatRange):
@@ -50,6 +55,13 @@ class Seconds(click.FloatRange):
         if not seconds <= MAX_SECONDS:
             self.fail(f"{value} is no number of seconds", param, ctx)
         return seconds
+
+
+def _triggers(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Trigger, ...]:
+    try:
+        return tuple(dict.fromkeys(map(Trigger.parse, values)))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def target_options(command: Command) -> Command:
@@ -125,6 +137,15 @@ def output_options(command: Command) -> Command:
             metavar="FILE",
             help="Write a capture, for `forktrace report` and `export`.",
         ),
+        click.option(
+            "--snapshot-on",
+            "snapshots",
+            multiple=True,
+            callback=_triggers,
+            metavar="eagain|zombies=N",
+            help="Keep a capture of what was known at the first clone that failed with EAGAIN, or when N zombies "
+            "stood, and go on; FILE.eagain.forktrace beside the capture FILE.forktrace. May be repeated.",
+        ),
         click.option("--report", metavar="FILE", help="Print the report to this file; - is stdout."),
     ]
     return _decorate(report_options(command), options)
@@ -168,6 +189,7 @@ def report_options(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(*args: Any, form: str, as_json: bool, **rest: Any) -> Any:
         given = {name: rest.pop(name, None) for name in ("capture", "report")}
+        given["snapshots"] = rest.pop("snapshots", ())
         flags = {name: rest.pop(name) for name in ("force", "fail_on_leak", "color", "quiet", "verbose")}
         output = Output(form="json" if as_json else form, **given, **flags)
         return command(*args, output=output, **rest)

@@ -46,7 +46,7 @@ def run(command: tuple[str, ...], tracing: Tracing, output: Output) -> None:
                         session.discard_capture()
                         raise
                     session.watch(child.pidfd)
-                    follow(session, stopper, tracing, session.over)
+                    follow(session, stopper, tracing, output, session.over)
                     report = finish(session, output)
             except BaseException:
                 child.abandon()

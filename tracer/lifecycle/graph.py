@@ -541,6 +541,10 @@ class Graph:
         parents = {task.exit_parent for task in self._dead.values() if task.exit_parent}
         return {parent: self._handlers.get(parent, 0) for parent in parents}
 
+    def zombies(self) -> int:
+        """How many stand now."""
+        return len(self._dead)
+
     def standing(self) -> dict[int, Task]:
         """Dead and not released now, by pid."""
         return {task.pid: task for task in self.tasks.values() if task.standing and not task.root}
@@ -552,6 +556,11 @@ class Graph:
     def living(self) -> int:
         """Processes alive now, roots included."""
         return sum(not task.exited_ns for task in self.tasks.values())
+
+    def tasks_by_kind(self) -> dict[str, int]:
+        """What fills a limit now: living processes, zombies, and threads besides each process's first."""
+        threads = sum(max(task.threads - 1, 0) for task in self.tasks.values())
+        return {"processes": self.living(), "zombies": self.zombies(), "threads": threads}
 
     # --- results -----------------------------------------------------------------------------------------------
 

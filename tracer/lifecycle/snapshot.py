@@ -102,6 +102,7 @@ class Group:
 
     count: int = 0
     young: int = 0  # zombies that stood less than min_age: counted here, not in count
+    standing: int = 0  # zombies now, the young ones as well
     first_exit_ns: int = 0
     last_exit_ns: int = 0
     parents: Counter[int] = field(default_factory=Counter)  # identity (0: the rest)
@@ -113,6 +114,7 @@ class Group:
 
     def add(self, task: Task, end_ns: int, min_age_ns: int) -> None:
         """Fold one child in.  A zombie that stood (until ``end_ns`` or its release) less than min_age is young."""
+        self.standing += not task.reaped_ns and bool(task.exited_ns)
         if task.fate is Fate.ZOMBIE and (task.reaped_ns or end_ns) - task.exited_ns < min_age_ns:
             self.young += 1
             return
@@ -132,6 +134,7 @@ class Group:
     def merge(self, other: Group) -> None:
         self.count += other.count
         self.young += other.young
+        self.standing += other.standing
         if other.count:
             self.first_exit_ns = min(self.first_exit_ns or other.first_exit_ns, other.first_exit_ns)
             self.last_exit_ns = max(self.last_exit_ns, other.last_exit_ns)

@@ -24,7 +24,7 @@ from tracer.lifecycle.snapshot import (
     ThreadGroup,
 )
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
-from tracer.lifecycle.thread_leaks import thread_leak, thread_tally
+from tracer.lifecycle.thread_leaks import thread_leak, thread_tallies
 from tracer.lifecycle.verdict import Case, ended_first, target_in_words, why, why_orphans
 
 WNOHANG = 1
@@ -105,24 +105,31 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         late=_late(snapshot, known),
         reconciliation=about.reconciliation,
         stacks=tuple(tallies),
-        threads=_threads(snapshot, known),
+        threads=thread_tallies(snapshot, known, NO_STACK),
         incomplete_because=about.incomplete_because,
         notes=about.notes,
         limits=about.limits,
+        shares=_shares(snapshot, known),
         min_age_s=snapshot.min_age_ns / 1e9,
         young_zombies=sum(group.young for group in snapshot.groups.values()),
     )
 
 
-def _threads(
-    snapshot: Snapshot, known: Mapping[int, trace.Stack]
-) -> tuple[tuple[trace.Stack, trace.ThreadTally], ...]:
-    sees_joins = "threads_unjoined" in snapshot.totals
-    tallies = [
-        (known.get(stack, NO_STACK), thread_tally(counts, snapshot.end_ns, sees_joins))
-        for stack, counts in snapshot.threads.items()
-    ]
-    return tuple(sorted(tallies, key=lambda pair: (-pair[1].alive, -pair[1].made, pair[0].id)))
+def _shares(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> tuple[trace.Share, ...]:
+    zombies: Counter[int] = Counter()
+    for (stack, _), group in snapshot.groups.items():
+        zombies[stack] += group.standing
+    shares: dict[object, trace.Share] = {}
+    for stack in {**snapshot.stacks, **zombies}:
+        blamed = known.get(stack, NO_STACK).responsible
+        running = counts.running if (counts := snapshot.stacks.get(stack)) else 0
+        key = blamed and (blamed.kind, blamed.name, blamed.version)
+        before = shares.get(key, trace.Share(blamed, 0, 0))
+        shares[key] = replace(
+            before, zombies=before.zombies + zombies[stack], running=before.running + running
+        )
+    held = (share for share in shares.values() if share.zombies or share.running)
+    return tuple(sorted(held, key=lambda each: (-each.zombies - each.running, str(each.responsible))))
 
 
 def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> Snapshot:

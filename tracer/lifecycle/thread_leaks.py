@@ -63,7 +63,19 @@ def _verdict(kind: str, stack: trace.Stack, counts: ThreadCounts, alive: bool) -
     return trace.Verdict("only_grows", {**evidence, "more_than_at_half_time": counts.grown}, advice)
 
 
-def thread_tally(counts: ThreadCounts, end_ns: int, sees_joins: bool) -> trace.ThreadTally:
+def thread_tallies(
+    snapshot: Snapshot, known: Mapping[int, trace.Stack], no_stack: trace.Stack
+) -> tuple[tuple[trace.Stack, trace.ThreadTally], ...]:
+    """Every stack that made threads, most alive first."""
+    sees_joins = "threads_unjoined" in snapshot.totals
+    tallies = [
+        (known.get(stack, no_stack), _tally(counts, snapshot.end_ns, sees_joins))
+        for stack, counts in snapshot.threads.items()
+    ]
+    return tuple(sorted(tallies, key=lambda pair: (-pair[1].alive, -pair[1].made, pair[0].id)))
+
+
+def _tally(counts: ThreadCounts, end_ns: int, sees_joins: bool) -> trace.ThreadTally:
     return trace.ThreadTally(
         made=counts.made,
         alive=counts.made - counts.ended,

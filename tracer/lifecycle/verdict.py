@@ -148,7 +148,10 @@ def _stuck(case: Case, evidence: dict[str, Any]) -> Verdict | None:
 def _not_seen(case: Case, evidence: dict[str, Any]) -> Verdict | None:
     if case.facts.waits is not None and case.facts.seen:
         return None
-    return _unknown(case, evidence)
+    advice = _advice(case)
+    if case.facts.seen:
+        advice += "; its wait calls were not seen (--light): a trace with them may tell why"
+    return Verdict("unknown", evidence, advice)
 
 
 def _clone_signal(case: Case, evidence: dict[str, Any]) -> Verdict | None:

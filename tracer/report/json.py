@@ -19,6 +19,10 @@ def render(trace: Trace, stream: TextIO) -> None:
 
 def to_dict(trace: Trace) -> dict[str, Any]:
     """The document.  Unknown is None; texts are Unicode, with stray bytes of a name as ``\\xff``."""
+    shares = [
+        {"responsible": _library(each.responsible), "zombies": each.zombies, "running": each.running}
+        for each in trace.shares
+    ]
     document = {
         "schema": SCHEMA,
         "version": trace.version,
@@ -35,7 +39,7 @@ def to_dict(trace: Trace) -> dict[str, Any]:
         "totals": {**asdict(trace.totals), "young_zombies": trace.young_zombies},
         "leaks": [_leak(leak) for leak in trace.leaks],
         "failed_forks": [_failed(failed) for failed in trace.failed_forks],
-        "limits": [dict(limit) for limit in trace.limits],
+        "limits": [{**limit, "share": shares} for limit in trace.limits],
         "reap_latency_s": asdict(trace.reap_latency),
         "late_reaping": [
             {"count": late.count, "latency_s": asdict(late.latency), **_blame(late.stack)}

@@ -38,12 +38,13 @@ from tracer.report.wording import (
     version_of,
     where,
 )
-from tracer.trace import FailedFork, Frame, LateReaping, Leak, Library, Stack, Trace
+from tracer.trace import FailedFork, Frame, LateReaping, Leak, Library, Share, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
 MAX_FRAMES = 40
 MAX_WAITS = 4
 MAX_PARENTS = 6
+MAX_SHARES = 4
 NEAR = 0.2  # so full, or filling, a limit is worth a line
 
 BAD, WARN, GOOD = "bold red", "bold yellow", "bold green"
@@ -300,6 +301,28 @@ def _limits(page: Page, trace: Trace) -> None:
         page.heading("Limits")
         for limit in near:
             page.prose(_limit(limit), indent=2)
+            if growth := _growth_by_kind(limit):
+                page.prose(f"of which {growth}", indent=5)
+        if trace.shares:
+            page.prose(
+                f"The traced children in them: {'; '.join(map(_share, trace.shares[:MAX_SHARES]))}", indent=2
+            )
+
+
+def _growth_by_kind(limit: Mapping[str, Any]) -> str:
+    growth = limit.get("growth_by_kind") or {}
+    return ", ".join(f"{visible(kind)} {change:+,.1f} a minute" for kind, change in growth.items() if change)
+
+
+def _share(share: Share) -> str:
+    whose = version_of(share.responsible) if share.responsible else "forked by code that is not known"
+    parts = [(share.zombies, "zombie"), (share.running, "running child")]
+    held = [
+        counted(count, one, "running children" if one == "running child" else "")
+        for count, one in parts
+        if count
+    ]
+    return f"{whose}: {' and '.join(held)}"
 
 
 def _totals(page: Page, trace: Trace) -> None:

@@ -132,7 +132,7 @@ class StackStore:
         return any(map(_is_signal_frame, self._raw[ident - 1].frames)) if ident > 0 else False
 
     def function_at(self, pid: int, address: int) -> str | None:
-        """The code at an address of a living process, as "function (library)"; None where none is mapped."""
+        """The code at an address of a living process, as "function (library)", or "library+0x1234"; None where none is mapped."""
         space = _read_maps(pid)
         mapping = space.find(address) if space is not None else None
         if space is None or mapping is None:
@@ -143,7 +143,8 @@ class StackStore:
         if raw.module is not None:
             stack = self._blamer.attribute(stack, {raw.module.path: raw.module})
         library = stack.frames[0].library
-        return f"{frame.function or hex(address)} ({library.name if library else mapping.path or 'no file'})"
+        name = library.name if library else mapping.path or "no file"
+        return f"{frame.function} ({name})" if frame.function else f"{name}+{frame.offset or 0:#x}"
 
     def notes(self) -> tuple[str, ...]:
         """What could not be read of the mapped files, a sentence each."""

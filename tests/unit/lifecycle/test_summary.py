@@ -11,7 +11,7 @@ from records_of import MS, SECOND, START, TARGET, Records, Watched, of
 from tracer.lifecycle.facts import ParentFacts, Waits
 from tracer.lifecycle.graph import Seen
 from tracer.lifecycle.summary import NO_STACK, OLDER, About, exit_name, summarize
-from tracer.trace import Frame, ReapLatency, Stack, Tally, Trace, Verdict
+from tracer.trace import Frame, Library, ReapLatency, Share, Stack, Tally, Trace, Verdict
 
 STACKS = {n: Stack(n, (Frame(f"spawn_{n}", None, None, None),)) for n in (1, 2)}
 END = START + 121 * SECOND
@@ -99,6 +99,22 @@ def test_failed_forks_by_errno() -> None:
         ("EAGAIN", 2, STACKS[1]),
         ("9999", 1, STACKS[1]),
     ]
+
+
+def test_shares_by_library() -> None:
+    """Of what stands or runs at the end: what was released takes nothing."""
+    lib = Library("elf", "libfoo", "1.2")
+    stacks = {n: replace(STACKS[n], responsible=lib) for n in (1, 2)}
+    records = Records()
+    for pid, stack in ((200, 1), (201, 2), (202, 2), (203, 99), (204, 1)):
+        records.fork(of(pid), stack=stack)
+    for pid in (200, 201, 203, 204):
+        records.exit(of(pid))
+    snapshot = Watched().apply(records.wait(of(204))).graph.snapshot(END)
+    assert summarize(snapshot, stacks, About("1.0", {}, 0.0, ())).shares == (
+        Share(lib, zombies=2, running=1),
+        Share(None, zombies=1, running=0),
+    )
 
 
 def test_complete_unless_there_is_a_reason() -> None:

@@ -61,7 +61,8 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 def test_a_renamed_or_mistyped_field_is_caught() -> None:
     """Every field of every object, one at a time."""
-    document = {**to_dict(traces.MANY), "failed_forks": to_dict(traces.FAILED)["failed_forks"]}
+    failed = to_dict(traces.FAILED)
+    document = {**to_dict(traces.MANY), **{name: failed[name] for name in ("failed_forks", "limits")}}
     document["threads"] = to_dict(traces.THREADS)["threads"]
     VALIDATOR.validate(document)
     tried = 0

@@ -12,6 +12,7 @@ from tracer.trace import (
     Parent,
     ReapLatency,
     Reconciliation,
+    Share,
     Stack,
     Tally,
     Target,
@@ -196,8 +197,17 @@ HOSTILE = trace(
         FailedFork(EVIL, 1, False, EVIL_STACK, {"name": EVIL, "where": EVIL, "value": 1, "current": 1}, EVIL),
     ),
     limits=(
-        {"name": EVIL, "where": EVIL, "value": 1, "current": 1, "growth_per_min": 0.0, "full_in_s": None},
+        {
+            "name": EVIL,
+            "where": EVIL,
+            "value": 1,
+            "current": 1,
+            "growth_per_min": 0.0,
+            "growth_by_kind": {"processes": 1.0, "zombies": None, "threads": 0.0},
+            "full_in_s": None,
+        },
     ),
+    shares=(Share(EVIL_LIBRARY, 1, 1),),
     complete=False,
     incomplete_because=(EVIL,),
     notes=(EVIL,),
@@ -222,7 +232,15 @@ FAILED = trace(
             "EPERM", 2, False, NO_STACK, reason="refused by a filter (seccomp) or a rule, not by a limit"
         ),
     ),
-    limits=({**PIDS_MAX, "growth_per_min": 5.0, "full_in_s": 0.0},),
+    limits=(
+        {
+            **PIDS_MAX,
+            "growth_per_min": 5.0,
+            "growth_by_kind": {"processes": -0.5, "zombies": 5.5, "threads": 0.0},
+            "full_in_s": 0.0,
+        },
+    ),
+    shares=(Share(LIBFOO, 26, 0), Share(None, 2, 1)),
 )
 
 WORKER = Stack(
