@@ -94,12 +94,14 @@ struct stack_sample {
 	u32 tid;
 	u32 child;    /* pid of the child, 0 when the fork failed */
 	u32 length;   /* bytes of stack */
-	u32 refused;  /* the copy ended at an unreadable page, not at STACK_MAX */
+	u32 holes;    /* bit n: the n-th page, from sp's (or the gap's end) on, could not be read; its bytes are 0 here */
 	u32 language; /* enum language, 0 where no interpreter is known */
 	u32 walk;     /* enum walk */
 	u32 frames;
-	u32 pad;
+	u32 gap; /* where in the copy it goes on further up, past an interpreter's own stack; 0: nowhere */
 	u64 fingerprint; /* of the frames: part of what a known stack is recognised by */
+	u64 thread; /* its thread pointer, which is pthread_self() */
+	u64 gap_size;
 	u64 regs[REGS_WORDS];
 	struct frame frame[MAX_FRAMES];
 	u8 stack[STACK_MAX + STACK_PAGE]; /* the last page is room for the verifier's bounds; never filled */
@@ -132,6 +134,7 @@ enum language {
 	LANG_BASH,
 	LANG_PHP,
 	LANG_PERL,
+	LANG_SHELL, /* one that has no walker: the script's path is all that is known */
 	LANG_MAX,
 };
 
@@ -170,7 +173,9 @@ struct space_key {
 };
 
 struct traced {
-	u64 image;
+	u64 image;	 /* which exec's address space */
+	u64 parent_task; /* of the dead: the kernel's address of the real parent at the exit, */
+	u64 parent;	 /* and its identity */
 };
 
 /*

@@ -197,7 +197,8 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct event e = {};
 
 	e.task = identity(self);
-	if (!traced.lookup(&e.task) && !(mode() & MODE_ALL))
+	struct traced *t = traced.lookup(&e.task);
+	if (!t && !(mode() & MODE_ALL))
 		return 0;
 	READ(e.tid, self, TASK_PID);
 	READ(signal, self, TASK_SIGNAL);
@@ -228,6 +229,10 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		READ(e.value, leader, TASK_EXIT_CODE);
 	e.type = EV_EXIT;
 	e.parent = parent_identity(leader);
+	if (t) {
+		READ(t->parent_task, leader, TASK_REAL_PARENT);
+		t->parent = e.parent;
+	}
 	e.forker = at_sigchld(leader, &autoreap);
 	e.flags = autoreap ? EXIT_AUTOREAP : 0;
 	READ(e.comm, leader, TASK_COMM);
@@ -238,13 +243,14 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 /*
  * sched_process_free(task): from an RCU callback, some milliseconds after the release and in any task's context, but
  * it comes for every release, also where no wait call was made (trap 1).  The real parent is still the one under whom
- * the task was released.
+ * the task was released, but it may be freed by now, and its memory another process's: where the address is still that of
+ * the exit, the identity is, too.
  */
 int on_free(struct bpf_raw_tracepoint_args *ctx)
 {
 	char *task = (char *)ctx->args[0];
 	u32 pid = 0, tgid = 0;
-	u64 start = 0;
+	u64 start = 0, parent = 0;
 	struct event e = {};
 
 	READ(pid, task, TASK_PID);
@@ -253,12 +259,14 @@ int on_free(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	READ(start, task, TASK_START_BOOTTIME);
 	e.task = make_identity(tgid, start);
-	if (!traced.lookup(&e.task) && !(mode() & MODE_ALL))
+	struct traced *t = traced.lookup(&e.task);
+	if (!t && !(mode() & MODE_ALL))
 		return 0;
+	READ(parent, task, TASK_REAL_PARENT);
+	e.parent = t && t->parent_task == parent ? t->parent : parent_identity(task);
 	traced.delete(&e.task);
 	e.type = EV_RELEASE;
 	e.tid = pid;
-	e.parent = parent_identity(task);
 	send(&e);
 	return 0;
 }

@@ -37,8 +37,23 @@ enum python_layout {
 	CODE_TAG,   /* low bits of FRAME_CODE that are no address (3.14) */
 };
 
-#define MAX_THREADS 1024 /* looked at, of all interpreters */
-#define MAX_WALKED (MAX_FRAMES * 2)
+/*
+ * Frames and thread states are looked at in turns of so many, a program each: the verifier follows a loop through all
+ * of its rounds, but a program that is called again it has seen.
+ */
+#define TURN 32
+#define MAX_TURNS 28 /* of the 33 tail calls that the kernel allows */
+
+/* Where the walk stands.  A thread has a state in each interpreter of its process that it ever entered. */
+struct python_walk {
+	u64 interp;
+	u64 thread; /* the state to look at next; 0: the next interpreter's */
+	u64 frame;  /* the frame to take next; 0: none of the thread looked at */
+	u32 turns;
+	u32 found; /* the thread has a state */
+};
+
+BPF_PERCPU_ARRAY(python_walk, struct python_walk, 1);
 
 static inline void send_string(struct interpreter *in, u64 string, u8 *to, u32 size, u32 tail, u32 *length, u32 *kind)
 {
@@ -90,110 +105,163 @@ static inline void send_python_code(struct interpreter *in, u64 image, u64 id, u
 	send_code(c, length);
 }
 
-static inline void walk_python_frames(void)
+/* The next state of the forking thread (s->thread); returns whether there may be more, else s->walk says how it ended. */
+static inline u32 next_thread(struct stack_sample *s, struct interpreter *in, struct python_walk *w)
+{
+	u64 id = 0;
+
+	if (!w->thread) {
+		u64 from = w->interp ? w->interp + in->layout[INTERP_NEXT] : in->base + in->layout[RUNTIME_INTERPRETERS];
+
+		if (READ_USER(w->interp, from))
+			return 0;
+		if (!w->interp) {
+			s->walk = w->found ? WALK_DONE : WALK_NO_THREAD;
+			return 0;
+		}
+		return !READ_USER(w->thread, w->interp + in->layout[INTERP_THREADS]);
+	}
+	if (READ_USER(id, w->thread + in->layout[THREAD_ID]))
+		return 0;
+	if (id != s->thread)
+		return !READ_USER(w->thread, w->thread + in->layout[THREAD_NEXT]);
+	if (READ_USER(w->frame, w->thread + in->layout[THREAD_FRAME]))
+		return 0;
+	if (in->layout[CFRAME_FRAME] && READ_USER(w->frame, w->frame + in->layout[CFRAME_FRAME] - 1))
+		return 0;
+	w->found = 1;
+	w->thread = 0; /* one a thread and interpreter */
+	return 1;
+}
+
+/*
+ * Code that is executed once and freed is followed by other code at the same addresses, so what names a code must come
+ * from what it says: the end of its file and of its name, and its line table.
+ */
+static inline u64 mix_string(u64 ident, struct interpreter *in, u64 string)
+{
+	u64 end[4] = {};
+	u64 length = 0;
+
+	READ_USER(length, string + in->layout[STRING_LENGTH]);
+	copy_tail((u8 *)end, sizeof(end), string + in->layout[STRING_ASCII], length);
+	ident = mix(mix(ident, string), length);
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		ident = mix(ident, end[i]);
+	return ident;
+}
+
+/* A line table up to SAMPLE bytes is mixed whole, a longer one by its two ends. */
+#define SAMPLE 128
+
+static inline u64 mix_table(u64 ident, struct interpreter *in, u64 table)
+{
+	u64 words[SAMPLE / 2 / 8] = {};
+	u64 size = 0;
+	u64 at = table + in->layout[BYTES_DATA];
+
+	READ_USER(size, table + in->layout[BYTES_SIZE]);
+	ident = mix(mix(ident, table), size);
+	copy_head((u8 *)words, sizeof(words), at, size);
+#pragma unroll
+	for (int i = 0; i < SAMPLE / 2 / 8; i++)
+		ident = mix(ident, words[i]);
+	if (size < sizeof(words))
+		return ident;
+	READ_USER(words, at + size - sizeof(words));
+#pragma unroll
+	for (int i = 0; i < SAMPLE / 2 / 8; i++)
+		ident = mix(ident, words[i]);
+	return ident;
+}
+
+/* The next frame of the thread; returns as next_thread does. */
+static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, struct python_walk *w)
+{
+	u64 frame = w->frame, code = 0, type = 0, file = 0, name = 0, table = 0, instr = 0;
+	u32 first = 0, position = 0;
+	u8 owner = 0, entry = 0;
+
+	if (READ_USER(code, frame + in->layout[FRAME_CODE]) || READ_USER(w->frame, frame + in->layout[FRAME_BACK]))
+		return 0;
+	code &= ~(u64)in->layout[CODE_TAG];
+	if (in->layout[FRAME_OWNER])
+		READ_USER(owner, frame + in->layout[FRAME_OWNER]);
+	if (in->layout[SHIM_OWNER] && owner >= in->layout[SHIM_OWNER]) {
+		mark_entry(s);
+		return 1;
+	}
+	READ_USER(instr, frame + in->layout[FRAME_INSTR]);
+	if (in->layout[FRAME_IS_ENTRY])
+		READ_USER(entry, frame + in->layout[FRAME_IS_ENTRY]);
+	if (READ_USER(type, code + in->layout[OBJECT_TYPE]))
+		return 0;
+	if (type != in->extra) {
+		s->walk = WALK_BROKEN;
+		return 0;
+	}
+	READ_USER(file, code + in->layout[CODE_FILENAME]);
+	READ_USER(name, code + in->layout[CODE_NAME]);
+	READ_USER(table, code + in->layout[CODE_TABLE]);
+	READ_USER(first, code + in->layout[CODE_FIRSTLINENO]);
+	if (file == name && !first) /* _Py_InitCleanup, around a specialized call of a class (3.12): sys._getframe has no such */
+		return 1;
+	if (in->layout[CODE_INSTRUCTIONS])
+		position = instr - code - in->layout[CODE_INSTRUCTIONS];
+	else
+		position = instr;
+	/* Up to 3.10 each frame has a C loop of its own. */
+	u32 flags = !in->layout[CODE_INSTRUCTIONS] || entry ? FRAME_ENTRY : 0;
+	u64 ident = mix(mix(s->image, code), first);
+
+	ident = mix_string(mix_string(ident, in, file), in, name);
+	ident = mix_table(ident, in, table);
+	if (!sent_code.lookup(&ident))
+		send_python_code(in, s->image, ident, code, file, table, first);
+	if (!add_frame(s, ident, position, flags)) {
+		s->walk = WALK_TOO_DEEP;
+		return 0;
+	}
+	if (!w->frame)
+		mark_entry(s);
+	return 1;
+}
+
+/* One turn; returns the language whose walker to call next, this one again or LANG_NONE. */
+static inline u32 walk_python_frames(void)
 {
 	int zero = 0;
 	struct stack_sample *s = scratch.lookup(&zero);
+	struct python_walk *w = python_walk.lookup(&zero);
 
-	if (!s)
-		return;
-	u64 image = s->image;
-	struct interpreter *in = interpreters.lookup(&image);
+	if (!s || !w)
+		return LANG_NONE;
+	struct interpreter *in = interpreters.lookup(&s->image);
 	if (!in)
-		return;
-	u64 self = 0, interp = 0, thread = 0, id = 0, frame = 0;
-	u32 found = 0;
-
-	READ(self, bpf_get_current_task(), TASK_FSBASE);
-	READ_USER(interp, in->base + in->layout[RUNTIME_INTERPRETERS]);
-	READ_USER(thread, interp + in->layout[INTERP_THREADS]);
-	s->walk = WALK_NO_THREAD;
-	for (int i = 0; i < MAX_THREADS; i++) {
-		if (!thread) {
-			if (!interp || READ_USER(interp, interp + in->layout[INTERP_NEXT]) || !interp)
-				break;
-			READ_USER(thread, interp + in->layout[INTERP_THREADS]);
-			continue;
-		}
-		if (READ_USER(id, thread + in->layout[THREAD_ID]))
-			break;
-		if (id == self) {
-			found = 1;
-			break;
-		}
-		if (READ_USER(thread, thread + in->layout[THREAD_NEXT]))
-			break;
+		return LANG_NONE;
+	if (s->walk == WALK_NONE) {
+		s->walk = WALK_UNREADABLE;
+		w->interp = w->thread = w->frame = 0;
+		w->turns = w->found = 0;
 	}
-	if (!found)
-		return;
-
-	s->walk = WALK_UNREADABLE;
-	if (READ_USER(frame, thread + in->layout[THREAD_FRAME]))
-		return;
-	if (in->layout[CFRAME_FRAME] && READ_USER(frame, frame + in->layout[CFRAME_FRAME] - 1))
-		return;
-	for (int i = 0; i < MAX_WALKED; i++) {
-		if (!frame) {
-			mark_entry(s);
-			s->walk = WALK_DONE;
-			return;
-		}
-		u64 code = 0, back = 0, type = 0, file = 0, name = 0, table = 0, instr = 0;
-		u32 first = 0, position = 0;
-		u8 owner = 0, entry = 0;
-
-		if (READ_USER(code, frame + in->layout[FRAME_CODE]) || READ_USER(back, frame + in->layout[FRAME_BACK]))
-			return;
-		code &= ~(u64)in->layout[CODE_TAG];
-		if (in->layout[FRAME_OWNER])
-			READ_USER(owner, frame + in->layout[FRAME_OWNER]);
-		if (in->layout[SHIM_OWNER] && owner >= in->layout[SHIM_OWNER]) {
-			mark_entry(s);
-			frame = back;
-			continue;
-		}
-		READ_USER(instr, frame + in->layout[FRAME_INSTR]);
-		if (in->layout[FRAME_IS_ENTRY])
-			READ_USER(entry, frame + in->layout[FRAME_IS_ENTRY]);
-		frame = back;
-		if (READ_USER(type, code + in->layout[OBJECT_TYPE]))
-			return;
-		if (type != in->extra) {
-			s->walk = WALK_BROKEN;
-			return;
-		}
-		READ_USER(file, code + in->layout[CODE_FILENAME]);
-		READ_USER(name, code + in->layout[CODE_NAME]);
-		READ_USER(table, code + in->layout[CODE_TABLE]);
-		READ_USER(first, code + in->layout[CODE_FIRSTLINENO]);
-		if (in->layout[CODE_INSTRUCTIONS])
-			position = instr - code - in->layout[CODE_INSTRUCTIONS];
-		else
-			position = instr;
-		/* Up to 3.10 each frame has a C loop of its own. */
-		u32 flags = !in->layout[CODE_INSTRUCTIONS] || entry ? FRAME_ENTRY : 0;
-		u64 ident = mix(mix(mix(mix(mix(image, code), file), name), table), first);
-
-		if (!sent_code.lookup(&ident))
-			send_python_code(in, image, ident, code, file, table, first);
-		if (!add_frame(s, ident, position, flags)) {
-			s->walk = WALK_TOO_DEEP;
-			return;
-		}
-	}
-	s->walk = WALK_TOO_DEEP;
+	for (int i = 0; i < TURN; i++)
+		if (!(w->frame ? next_frame(s, in, w) : next_thread(s, in, w)))
+			return LANG_NONE;
+	if (++w->turns < MAX_TURNS)
+		return LANG_PYTHON;
+	s->walk = s->frames ? WALK_TOO_DEEP : WALK_NO_THREAD;
+	return LANG_NONE;
 }
 
 int walk_python(struct bpf_raw_tracepoint_args *ctx)
 {
-	walk_python_frames();
-	walkers.call((struct pt_regs *)ctx, LANG_NONE);
+	walkers.call((struct pt_regs *)ctx, walk_python_frames());
 	return 0;
 }
 
 int walk_python_return(struct pt_regs *ctx)
 {
-	walk_python_frames();
-	call_walkers.call(ctx, LANG_NONE);
+	call_walkers.call(ctx, walk_python_frames());
 	return 0;
 }

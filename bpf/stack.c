@@ -76,26 +76,42 @@ static inline u32 known_stack(struct stack_sample *s, u64 sp)
 	return 0;
 }
 
-/* A copy fails as a whole where its range touches an unmapped page: to the end of the first page, then page by page. */
+/*
+ * A copy fails as a whole where its range touches a page that is not in memory: to the end of the first page, then page
+ * by page.  In the middle of a stack such a page was never touched, as in a large array, or is swapped out.
+ */
 static inline void copy_stack(struct stack_sample *s, u64 sp)
 {
-	u32 n = STACK_PAGE - (sp & (STACK_PAGE - 1));
+	u64 n = s->gap;
 
-	s->length = 0;
-	s->refused = 1;
-	if (n > STACK_PAGE || bpf_probe_read_user(s->stack, n, (void *)sp))
+	asm volatile("" : "+r"(n)); /* as in walker.h */
+	if (n > STACK_MAX - STACK_PAGE || bpf_probe_read_user(s->stack, n, (void *)sp))
+		n = s->gap = 0;
+	if (n)
+		sp += n + s->gap_size;
+	s->length = n;
+	s->holes = 0;
+	u64 first = STACK_PAGE - (sp & (STACK_PAGE - 1));
+
+	asm volatile("" : "+r"(n), "+r"(first));
+	if (n > STACK_MAX - STACK_PAGE || first > STACK_PAGE ||
+	    bpf_probe_read_user(s->stack + n, first, (void *)sp))
 		return;
+	n += first;
+	sp += first;
+	s->length = n;
 #pragma unroll
 	for (int i = 0; i < STACK_MAX / STACK_PAGE; i++) {
-		if (n > STACK_MAX - STACK_PAGE) {
-			s->refused = 0;
+		asm volatile("" : "+r"(n));
+		if (n > STACK_MAX - STACK_PAGE)
 			break;
-		}
-		if (bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)(sp + n)))
-			break;
+		u32 hole = bpf_probe_read_user(s->stack + n, STACK_PAGE, (void *)sp) != 0;
 		n += STACK_PAGE;
+		sp += STACK_PAGE;
+		s->holes |= hole << (i + 1);
+		if (!hole)
+			s->length = n;
 	}
-	s->length = n;
 }
 
 /* The id of a known stack, or the number of the sample that is sent now. */
@@ -160,8 +176,10 @@ static inline u32 begin_stack(struct event *event, u64 task, u64 image, u32 chil
 	READ(s->exec_vm, mm, MM_EXEC_VM);
 	s->task = task;
 	s->tid = bpf_get_current_pid_tgid();
+	READ(s->thread, bpf_get_current_task(), TASK_FSBASE);
 	s->child = child;
 	s->frames = 0;
+	s->gap = 0;
 	s->fingerprint = 0;
 	s->walk = WALK_NONE;
 	struct interpreter *in = image ? interpreters.lookup(&image) : 0;

@@ -74,3 +74,40 @@ static inline void send_code(struct code_record *c, u32 table)
 	if (samples.ringbuf_output(c, offsetof(struct code_record, table) + length, BPF_RB_NO_WAKEUP) == 0)
 		sent_code.update(&code, &one);
 }
+
+#define OWNER_LENGTH 128
+
+/*
+ * The code of a frame that C strings tell, a file, a function's name and its class or package: shells, PHP, Perl.  It is
+ * known by what they say, not by where they are: such strings come and go.  Returns what names it in a frame, or 0.
+ */
+static inline u64 named_code(u64 image, u32 language, u64 file, u64 name, u64 owner)
+{
+	int zero = 0;
+	struct code_record *c = code_scratch.lookup(&zero);
+
+	if (!c)
+		return 0;
+	u64 *words = (u64 *)c->file; /* file, name and the table, which takes the owner, are one behind the other */
+	u32 count = (sizeof(c->file) + sizeof(c->name) + OWNER_LENGTH) / 8;
+
+	__builtin_memset(words, 0, sizeof(c->file) + sizeof(c->name) + OWNER_LENGTH);
+	if (file)
+		bpf_probe_read_user_str(c->file, sizeof(c->file), (void *)file);
+	if (name)
+		bpf_probe_read_user_str(c->name, sizeof(c->name), (void *)name);
+	if (owner)
+		bpf_probe_read_user_str(c->table, OWNER_LENGTH, (void *)owner);
+	u64 code = image ^ (u64)language << 56;
+	for (u32 i = 0; i < count; i++)
+		code = mix(code, words[i]);
+	if (!sent_code.lookup(&code)) {
+		c->code = code;
+		c->image = image;
+		c->language = language;
+		c->first_line = 0;
+		c->file_length = c->name_length = c->table_length = c->kinds = 0;
+		send_code(c, owner ? OWNER_LENGTH : 0);
+	}
+	return code;
+}

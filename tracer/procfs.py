@@ -21,6 +21,7 @@ from pathlib import Path
 from tracer.lifecycle.task import NS_PER_TICK, task_id
 from tracer.records import WAIT_ANY, WAIT_OTHER
 
+PF_EXITING = 0x00000004
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h
 _CAP_SYS_PTRACE = 19
@@ -252,6 +253,11 @@ def is_zombie(stat: Stat) -> bool:
     count is of unreleased threads, so the leader alone gives 1.  X is a task being released at this moment.
     """
     return stat.state == "Z" and stat.num_threads <= 1
+
+
+def is_ending(stat: Stat) -> bool:
+    """Dead, or in the middle of its exit: what the kernel has to say of it may have been said already."""
+    return is_zombie(stat) or (bool(stat.flags & PF_EXITING) and stat.num_threads <= 1)
 
 
 def children_of(stats: Mapping[int, Stat]) -> dict[int, list[int]]:

@@ -75,7 +75,7 @@ MAX_FILE: Final = 256  # bytes of a code record's file, the end of it, and of it
 MAX_NAME: Final = 128
 MAX_TABLE: Final = 4 * 4096
 
-SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQ")
+SAMPLE_HEAD: Final = struct.Struct("=QQQQIIIIIIIIQQQ")
 FRAME: Final = struct.Struct("=QII")
 CODE_HEAD: Final = struct.Struct(f"=QQQIIIIII{MAX_FILE}s{MAX_NAME}s")
 INTERPRETER: Final = struct.Struct(f"=IIQQ{MAX_LAYOUT}I")
@@ -83,6 +83,7 @@ STACK_KEY: Final = struct.Struct("=QQQQII")
 SPACE_KEY: Final = struct.Struct("=QQ")
 KNOWN_STACK: Final = struct.Struct(f"=III{KNOWN_REGS}II{KNOWN_REGS}Q{KNOWN_WORDS}I{KNOWN_WORDS}Q")
 TRACED_KEY: Final = struct.Struct("=Q")
+TRACED: Final = struct.Struct("=QQQ")
 CONFIG: Final = struct.Struct("=IIQ")
 
 
@@ -107,6 +108,7 @@ class Language(IntEnum):
     BASH = 4
     PHP = 5
     PERL = 6
+    SHELL = 7
 
 
 class Walk(IntEnum):
@@ -122,7 +124,11 @@ class Walk(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StackSample:
-    """A stack that the kernel did not know.  regs: struct pt_regs; stack: bytes from the stack pointer upwards.
+    """A stack that the kernel did not know.
+
+    regs: struct pt_regs.  stack: bytes from the stack pointer upwards.  thread: the thread pointer, which is
+    pthread_self().  gap: where in ``stack`` so many bytes were left out; (0, 0) for nowhere.  holes: bit n is set when
+    the n-th page, counted from the stack pointer's or the gap's end, could not be read; its bytes are 0.
 
     frames: the interpreter's, innermost first, as (code, position, flags); ``code`` names a ``CodeRecord``.
     """
@@ -133,20 +139,21 @@ class StackSample:
     task: int
     tid: int
     child: int
-    refused: bool
+    holes: int
     language: int
     walk: int
     fingerprint: int
+    thread: int
     regs: bytes
     frames: tuple[tuple[int, int, int], ...]
     stack: bytes
+    gap: tuple[int, int] = (0, 0)
 
     @classmethod
     def decode(cls, payload: memoryview) -> StackSample:
         head = SAMPLE_HEAD.unpack_from(payload)
-        number, image, exec_vm, task, tid, child, length, refused, language, walk, frames, _, fingerprint = (
-            head
-        )
+        number, image, exec_vm, task, tid, child, length, holes, language, walk, frames, gap, *rest = head
+        fingerprint, thread, gap_size = rest
         at = SAMPLE_HEAD.size + REGS_WORDS * 8
         regs = bytes(payload[SAMPLE_HEAD.size : at])
         walked = tuple(FRAME.iter_unpack(payload[at : at + min(frames, MAX_FRAMES) * FRAME.size]))
@@ -159,13 +166,15 @@ class StackSample:
             task,
             tid,
             child,
-            bool(refused),
+            holes,
             language,
             walk,
             fingerprint,
+            thread,
             regs,
             walked,
             stack,
+            (gap, gap_size) if gap else (0, 0),
         )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer import __version__, procfs, trace
+from tracer.blame.rules import Rules
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta
 from tracer.capture.writer import CaptureWriter
@@ -45,13 +46,14 @@ SETTLE_S = 1.0  # releases are recorded by an RCU callback: up to so long after 
 PRIORITY = (
     -20
 )  # nice: among hundreds of processes that fork, an equal would get its turn too late for the ring
+MAX_PASSES = 50  # while the trace starts; two or three are enough unless the map of traced processes is full
 MAX_FORGOTTEN = 65_536  # numbers of samples kept for events that were lost
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
     """pids: the targets.  everything: all processes of the host.  cgroup: a cgroup directory, looked at each second
-    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.
+    for processes that joined it.  min_age_s: a zombie that stood for less is no leak.  rules: other than the shipped.
     """
 
     pids: tuple[int, ...] = ()
@@ -59,6 +61,7 @@ class SessionOptions:
     cgroup: str | None = None
     min_age_s: float = 1.0
     probe: ProbeOptions = field(default_factory=ProbeOptions)
+    rules: Rules | None = None
 
 
 class Session:
@@ -83,7 +86,7 @@ class Session:
         self._snapshots = list(snapshots)
         self._failed_with_eagain = False
         self._probe = Probe(options.probe)
-        self._stacks = StackStore(self._probe)
+        self._stacks = StackStore(self._probe, options.rules)
         self._samples: dict[int, int] = {}
         self._roots: set[int] = set()
         self.targets: tuple[trace.Target, ...] = ()
@@ -142,13 +145,7 @@ class Session:
             self._add_everything(stats)
         else:
             self._add_targets(stats, identities)
-        before = -1
-        while before != len(self.graph.tasks):  # children forked by those that were not followed in time
-            before = len(self.graph.tasks)
-            self.drain()
-            for task in list(self.graph.tasks.values()):
-                if not task.exited_ns:
-                    self._follow(task.id)
+        self._follow_newcomers()
         self._probe.follow_everything(False)
         if self._threads is not None:
             self._threads.begin(task.id for task in self.graph.tasks.values() if not task.exited_ns)
@@ -169,6 +166,27 @@ class Session:
             found = [stats[pid] for pid in procfs.descendants(stats, map(pid_of, identities))]
         for identity in {*identities, *map(procfs.identity, found)}:
             self._follow(identity)
+
+    def _follow_newcomers(self) -> None:
+        """Children forked by those that were not followed in time, dead ones too, for their release is yet to come.
+
+        Until there are none twice in a row: a program that runs just now on another processor may have looked before
+        the last ones were followed.
+        """
+        followed: set[int] = set()
+        quiet = False
+        for _ in range(MAX_PASSES):
+            # While the programs were attached one by one, the exit of a child was recorded and its wait was not.
+            self.drain(self.start_ns)
+            tasks = self.graph.tasks.keys() - followed
+            missing = {identity for identity in tasks if self._probe.image_of(identity) is None}
+            for identity in missing:
+                self._follow(identity)
+            followed |= missing
+            if quiet and not missing:
+                return
+            quiet = not missing
+            time.sleep(0.001)
 
     def _add_targets(self, stats: dict[int, procfs.Stat], wanted: list[int]) -> None:
         identities = [identity for identity in wanted if _lives(stats.get(pid_of(identity)), identity)]
@@ -228,8 +246,8 @@ class Session:
         tasks = self.graph.tasks
         return all(root not in tasks or tasks[root].exited_ns for root in self._roots)
 
-    def drain(self) -> int:
-        """Take all that is in the rings; returns the number of events."""
+    def drain(self, since_ns: int = 0) -> int:
+        """Take all that is in the rings; returns the number of events that were not older than ``since_ns``."""
         probe, samples = self._probe, self._samples
         end = probe.events.produced()
         for sample in probe.take_samples():  # a fork's sample is in its ring before the fork is in the other
@@ -238,7 +256,10 @@ class Session:
             else:
                 samples[sample.number] = self._stacks.add(sample)
         view = probe.events.fixed(end, EVENT.size)
-        count = self.graph.apply(EVENT.iter_unpack(view), samples)
+        events = EVENT.iter_unpack(view)
+        count = self.graph.apply(
+            (event for event in events if event[2] >= since_ns) if since_ns else events, samples
+        )
         probe.events.consume(len(view))
         self._recognise_interpreters()
         if self._threads is not None:
@@ -610,6 +631,6 @@ def _seen(stat: procfs.Stat, stats: dict[int, procfs.Stat]) -> Seen:
         parent=procfs.identity(parent) if parent else 0,
         comm=stat.comm,
         ns_pid=status.ns_tgids[-1] if status else stat.pid,
-        zombie=procfs.is_zombie(stat),
+        zombie=procfs.is_ending(stat),
         threads=stat.num_threads,
     )

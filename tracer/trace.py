@@ -8,7 +8,7 @@ Times are seconds (float) unless a name ends in ``_ns``; ages are relative to th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,10 @@ SCHEMA = "forktrace.report/1"
 class Library:
     """Who owns a piece of code.  ``file``, ``line`` and ``function`` are the place in it that the stack went through.
 
-    kind: "deb", "elf", "app", "stdlib", "gem", "python", "npm", "jar" or "unknown".
-    name: Debian package, or the file's name for an ELF file that no package owns.
+    kind: "deb", "apk", "rpm", "elf", "app", "stdlib", "gem", "python", "npm", "jar" or "unknown".
+    name: the package's, or the file's for an ELF file that no package owns, the language's for its standard library,
+    the project's for an application.
+    version: of an application, its git revision.
     """
 
     kind: str
@@ -52,7 +54,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A fork's user stack, leaf first.  ``cut`` says why it ends early; None when it reached the thread's start."""
+    """A fork's user stack, leaf first.  ``cut`` says why it ends early; None when it reached the thread's start.
+
+    read_late: the frames of its script were read some milliseconds after the fork, and may have gone on by then.
+    """
 
     id: int
     frames: tuple[Frame, ...]
@@ -60,6 +65,7 @@ class Stack:
     forked_by: Library | None = None
     responsible: Library | None = None
     chain: tuple[Library, ...] = ()
+    read_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,50 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """The life of one process.
+
+    Times are seconds since the trace began; None: not seen, or not yet.  id, parent, forker, reaper: identities, which
+    name one process though pids come back; 0 is nobody known, and ``pid_of(identity)`` is the pid.
+    stack: of the fork.  comm: its last name; fork_comm: the forker's when it forked.  exit: as in ``Leak.exits``.
+    reaped_by: "wait4", "waitid", or "" when no call was seen.  root: a target, nobody's traced child.
+    pre_existing: it was there before the trace, so that its fork was not seen.
+    """
+
+    id: int
+    parent: int
+    forker: int
+    fate: str
+    stack: Stack
+    comm: str = ""
+    fork_comm: str = ""
+    ns_pid: int = 0
+    execs: int = 0
+    forked_s: float | None = None
+    exited_s: float | None = None
+    exit: str | None = None
+    reaped_s: float | None = None
+    reaper: int = 0
+    reaped_by: str = ""
+    root: bool = False
+    pre_existing: bool = False
+
+    @property
+    def pid(self) -> int:
+        return pid_of(self.id)
+
+    def zombie_s(self, end_s: float) -> float:
+        """How long it stood dead and unreaped, at the end of the trace if it still does."""
+        if self.exited_s is None:
+            return 0.0
+        return max((end_s if self.reaped_s is None else self.reaped_s) - self.exited_s, 0.0)
+
+
+def pid_of(identity: int) -> int:
+    return identity >> 32
+
+
+@dataclass(frozen=True, slots=True)
 class Reconciliation:
     """The zombies that /proc showed below the targets at the end, and what the trace says of each.
 
@@ -265,3 +315,6 @@ class Trace:
     notes: tuple[str, ...] = ()  # what a reader should know that spoils nothing
     min_age_s: float = 1.0
     young_zombies: int = 0  # standing for less than min_age_s: in the totals, no leak
+    # Every process, in the order of their forks: read anew at each iteration, for there may be millions.  None in a
+    # trace that comes from no capture, because the graph keeps only those that live or leak.
+    processes: Iterable[Process] | None = field(default=None, compare=False, repr=False)

@@ -25,7 +25,7 @@ PARTS = ("slowdown", "consumer", "start", "memory", "kernel")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures what tracing costs.")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: about a minute")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: a minute and a half")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there, too")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: all ({' '.join(PARTS)})")
     arguments = parser.parse_args()
@@ -52,12 +52,14 @@ def main() -> int:
 def measure(part: str, programs: Path, quick: bool) -> tuple[Any, str]:
     """The figures of one part, and their table."""
     if part == "slowdown":
-        rows, untraced = slowdown.measure(programs, 3 if quick else 13)
+        rows, untraced = slowdown.measure(programs, 3 if quick else 9)
         return rows, tables.slowdown(rows, untraced)
     if part == "consumer":
         consumed = consumer.measure(programs, 0.5 if quick else 3)
         replayed = consumer.replay(programs, 5_000 if quick else 20_000)
-        return {"live": consumed, "replayed": replayed}, tables.consumer(consumed, replayed)
+        rest = consumer.at_rest(programs, 2 if quick else 5)
+        figures = {"live": consumed, "replayed": replayed, "at_rest": rest}
+        return figures, tables.consumer(consumed, replayed, rest)
     if part == "start":
         times = startup.measure(programs, 3 if quick else 7)
         return times, tables.times(times)

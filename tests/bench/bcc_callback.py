@@ -1,6 +1,6 @@
 """The peer: fork with its stack, exit and wait of some processes and their descendants, as BCC tools are written.
 
-    BCC_KERNEL_SOURCE=bpf python3 bcc_callback.py PID...
+    [BCC_KERNEL_SOURCE=bpf] python3 bcc_callback.py PID...      the variable where kernel headers are missing
 
 A ring buffer of BCC's usual size, its poll loop, and a callback for each record that decodes it by BCC's own cast.
 At Ctrl-C it prints what it got as JSON.
@@ -9,6 +9,7 @@ At Ctrl-C it prints what it got as JSON.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from typing import Any
@@ -88,7 +89,7 @@ TRACEPOINT_PROBE(syscalls, sys_exit_wait4)
 
 def main() -> None:
     # pid_t stands in the tracepoints' formats, and not in the few kernel headers of bpf/
-    b = BPF(text=SOURCE, cflags=["-Dpid_t=int"])
+    b = BPF(text=SOURCE, cflags=["-Dpid_t=int"] if "BCC_KERNEL_SOURCE" in os.environ else [])
     alive: dict[int, tuple[int, int, int]] = {}
     counts = {1: 0, 2: 0, 3: 0}
 

@@ -109,6 +109,15 @@ def _account(said: dict[str, object], light: bool) -> tuple[int, int, int]:
     return totals["forks"], totals["forks"] * (3 if light else 4), trace["lost_events"]
 
 
+def at_rest(programs: Path, seconds: float) -> float:
+    """CPU time of the tracer while nothing happens, as a share of one CPU."""
+    with Loop(programs, 1) as loop, attached(tracers.forktrace(), [loop.pid]) as running:
+        time.sleep(DRAINED_S)
+        before = running.cpu_s()
+        time.sleep(seconds)
+        return (running.cpu_s() - before) / seconds
+
+
 def replay(programs: Path, rounds: int) -> Replayed:
     """Records of one loop, as they stood in the ring."""
     size = EVENT.size

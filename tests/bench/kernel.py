@@ -1,6 +1,6 @@
 """What the BPF programs themselves cost, from the kernel's own statistics (BPF_ENABLE_STATS), by kind of fork.
 
-The kernel counts time and runs of every program while the statistics' descriptor is open.
+The kernel counts the time of every program while the statistics' descriptor is open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,21 +23,21 @@ from tracers import attached
 from tracer.probe import syscalls
 
 _MAP_LOOKUP, _PROG_FD_BY_ID, _MAP_FD_BY_ID, _OBJ_INFO, _ENABLE_STATS = 1, 13, 14, 15, 32  # enum bpf_cmd
-_NAME, _RUN_TIME, _RUN_COUNT, _INFO_SIZE = 64, 192, 200, 208  # of struct bpf_prog_info
+_NAME, _RUN_TIME, _INFO_SIZE = 64, 192, 200  # of struct bpf_prog_info
 _MAP_NAME, _MAP_INFO_SIZE = 24, 40  # of struct bpf_map_info
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one load cost.  samples: forks whose stack the kernel did not know.  ns: program -> mean ns a run.
-    bpf_us: time in all programs a fork, whoever ran them.  tracer_us: CPU time of the tracer a fork, stacks included.
+    """What one load cost, by its forks.  samples: forks whose stack the kernel did not know.
+    bpf_us: microseconds in each program a fork; the filtering of the host's other processes is in it.
+    tracer_us: CPU time of the tracer a fork, stacks included.
     """
 
     name: str
     forks: int
     samples: int
-    ns: dict[str, float]
-    bpf_us: float
+    bpf_us: dict[str, float]
     tracer_us: float
 
 
@@ -50,6 +50,7 @@ def measure(programs: Path, quick: bool) -> list[Load]:
             _script("Python: subprocess.run", _PYTHON, int(500 * share)),
             _script("bash: $(true); /bin/true", _BASH, int(500 * share)),
             _script("bash -c '/bin/true; :'", _SHELLS, int(200 * share)),
+            _strangers(programs, "C: fork, of a process not traced", int(10_000 * share)),
         ]
 
 
@@ -96,8 +97,16 @@ def _script(name: str, command: tuple[str, ...], rounds: int) -> Load:
             process.wait()
 
 
-def _load(name: str, pid: int, go: object, done: object) -> Load:
-    assert callable(go) and callable(done)
+def _strangers(programs: Path, name: str, rounds: int) -> Load:
+    """What a process pays that is not traced, while another one is."""
+    with Loop(programs, 1) as traced, Loop(programs, rounds) as stranger:
+        return _load(name, traced.pid, stranger.go, stranger.result, rounds)
+
+
+def _load(
+    name: str, pid: int, go: Callable[[], object], done: Callable[[], object], forks: int | None = None
+) -> Load:
+    """forks: how many they are, if not those that the tracer counts."""
     with attached(tracers.forktrace(), [pid]) as running:
         tracer = running.process.pid
         before, samples, cpu = _programs(tracer), _samples(tracer), running.cpu_s()
@@ -105,11 +114,9 @@ def _load(name: str, pid: int, go: object, done: object) -> Load:
         done()
         time.sleep(0.3)
         after, samples, cpu = _programs(tracer), _samples(tracer) - samples, running.cpu_s() - cpu
-    spent = {name: (ns - before[name][0], runs - before[name][1]) for name, (ns, runs) in after.items()}
-    ns = {name: time_ns / runs for name, (time_ns, runs) in spent.items() if runs}
-    forks = running.result()["totals"]["forks"]
-    in_bpf = sum(time_ns for time_ns, _ in spent.values())
-    return Load(name, forks, samples, ns, in_bpf / forks / 1e3, cpu / forks * 1e6)
+    forks = forks or running.result()["totals"]["forks"]
+    bpf_us = {name: (ns - before[name]) / forks / 1e3 for name, ns in after.items()}
+    return Load(name, forks, samples, bpf_us, cpu / forks * 1e6)
 
 
 @contextmanager
@@ -136,14 +143,14 @@ def _info(get: int, ident: int, size: int) -> tuple[int, bytes]:
     return descriptor, buffer.raw
 
 
-def _programs(pid: int) -> dict[str, tuple[int, int]]:
-    """Name -> (ns, runs) of the programs that a process has loaded; on_fork_return stands for vfork's, too."""
+def _programs(pid: int) -> dict[str, int]:
+    """Name -> ns that the programs which a process has loaded ran so far; on_fork_return stands for vfork's, too."""
     found = {}
     for ident in set(_ids(pid, "prog_id:")):
         descriptor, info = _info(_PROG_FD_BY_ID, ident, _INFO_SIZE)
         os.close(descriptor)
         name = info[_NAME : _NAME + 16].split(b"\0")[0].decode()
-        found[name] = struct.unpack_from("=QQ", info, _RUN_TIME)
+        (found[name],) = struct.unpack_from("=Q", info, _RUN_TIME)
     return found
 
 

@@ -19,7 +19,7 @@ from tracers import DoesNotRun, Tracer, attached
 
 LOOPS = 4
 LIGHT_ROUNDS = 1000  # an eighth of a second: two or three turns of the tracer
-NOBODY = "untraced, twice"
+Load = tuple[Path, int, str]  # the arguments of a Loop
 
 
 @dataclass(slots=True)
@@ -51,49 +51,46 @@ def contestants() -> Iterator[Tracer]:
 
 
 def measure(programs: Path, pairs: int) -> tuple[list[Slowdown], list[float]]:
-    """The rows, and the seconds a round of all untraced loops."""
+    """The rows, and the seconds a round of all untraced fork loops."""
     untraced: list[float] = []
-    everybody: list[Tracer | None] = [None, *contestants()]
-    rows = [Slowdown(each.name if each else NOBODY, each.version() if each else "") for each in everybody]
+    everybody: list[tuple[Tracer | None, str]] = [(each, "fork") for each in (None, *contestants())]
+    everybody += [(None, "vfork"), (tracers.forktrace(), "vfork")]
+    rows = [_row(tracer, how) for tracer, how in everybody]
     for turn in range(pairs):
-        for tracer, row in zip(everybody, rows, strict=True):
+        for (tracer, how), row in zip(everybody, rows, strict=True):
             if row.problem:
                 continue
-            rounds = max(int(LIGHT_ROUNDS * tracer.speed), 20) if tracer else LIGHT_ROUNDS
+            rounds = max(
+                int(LIGHT_ROUNDS * (tracer.speed if tracer else 1) * (3 if how == "vfork" else 1)), 20
+            )
+            load = programs, rounds, how
+            before = 0.0 if turn % 2 else _fastest_of(load, None)
             try:
-                base, seconds = _pair(programs, rounds, tracer, traced_first=bool(turn % 2))
+                seconds = _fastest_of(load, tracer)
             except DoesNotRun as reason:
                 row.problem = str(reason)
                 continue
-            untraced.append(base)
+            base = before or _fastest_of(load, None)
+            if how == "fork":
+                untraced.append(base)
             row.seconds.append(seconds)
             row.ratios.append(seconds / base)
     return rows, untraced
 
 
-def _pair(programs: Path, rounds: int, tracer: Tracer | None, traced_first: bool) -> tuple[float, float]:
-    """Seconds a round, untraced and traced."""
-    before = 0.0 if traced_first else _untraced(programs, rounds)
-    traced = _traced(programs, rounds, tracer) if tracer else _untraced(programs, rounds)
-    return before or _untraced(programs, rounds), traced
+def _row(tracer: Tracer | None, how: str) -> Slowdown:
+    name = tracer.name if tracer else "untraced, twice"
+    return Slowdown(f"{name}, vfork" if how == "vfork" else name, tracer.version() if tracer else "")
 
 
-def _untraced(programs: Path, rounds: int) -> float:
+def _fastest_of(load: Load, tracer: Tracer | None) -> float:
+    """Seconds a round of the fastest of some loops that run one after the other."""
     with ExitStack() as stack:
-        return _fastest([stack.enter_context(Loop(programs, rounds)) for _ in range(LOOPS)])
-
-
-def _traced(programs: Path, rounds: int, tracer: Tracer) -> float:
-    with ExitStack() as stack:
-        loops = [stack.enter_context(Loop(programs, rounds)) for _ in range(LOOPS)]
-        stack.enter_context(attached(tracer, [loop.pid for loop in loops]))
-        return _fastest(loops)
-
-
-def _fastest(loops: list[Loop]) -> float:
-    """Run one after the other; seconds a round."""
-    times = []
-    for loop in loops:
-        loop.go()
-        times.append(loop.result())
-    return min(times)
+        loops = [stack.enter_context(Loop(*load)) for _ in range(LOOPS)]
+        if tracer:
+            stack.enter_context(attached(tracer, [loop.pid for loop in loops]))
+        times = []
+        for loop in loops:
+            loop.go()
+            times.append(loop.result())
+        return min(times)

@@ -50,7 +50,7 @@ def slowdown(rows: list[Slowdown], untraced: list[float]) -> str:
     return table(title, ["", "slowdown", "quartiles", "us/round", "pairs"], lines) + problems
 
 
-def consumer(rows: list[Consumed], replayed: Replayed) -> str:
+def consumer(rows: list[Consumed], replayed: Replayed, rest: float) -> str:
     lines = [
         [f"{row.tracer}: {row.account}", row.load, "-", "-", "-", "-"]
         if not row.events_per_s
@@ -69,6 +69,7 @@ def consumer(rows: list[Consumed], replayed: Replayed) -> str:
     return table(title, head, lines) + (
         f"\n  of it, replayed from memory ({replayed.records:,} records): decode {replayed.decode_us:.2f} us, "
         f"decode and graph {replayed.decode_and_graph_us:.2f} us"
+        f"\n  forktrace while nothing happens: {rest:.2%} of one CPU"
     )
 
 
@@ -110,13 +111,13 @@ def kernel(rows: list[Load]) -> str:
     lines = [
         [
             row.name,
-            *(f"{row.ns[name]:,.0f}" if name in row.ns else "-" for name in shown),
-            f"{row.bpf_us:.1f}",
+            *(f"{row.bpf_us.get(name, 0):.2f}" for name in shown),
+            f"{sum(row.bpf_us.values()):.1f}",
             f"{row.samples}/{row.forks}",
             f"{row.tracer_us:.1f}",
         ]
         for row in rows
     ]
-    head = ["", *shown.values(), "us a fork", "unknown stacks", "tracer, us a fork"]
-    title = "Time in the kernel's BPF programs: ns a run of each, us a fork of all; then the tracer's CPU time a fork"
+    head = ["", *shown.values(), "all BPF", "unknown stacks", "tracer"]
+    title = "Microseconds a fork: in each BPF program, in all of them, and of the tracer's CPU time"
     return table(title, head, lines)

@@ -11,7 +11,18 @@ pytestmark = pytest.mark.kernel
 
 
 def test_it_says_where_to_run_instead() -> None:
-    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "tracer", "run", "--", "true"]
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        sys.executable,
+        "-m",
+        "tracer",
+        "run",
+        "--",
+        "true",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 69
     assert done.stdout == ""

@@ -28,11 +28,13 @@ def read(name: str) -> str:
 
 
 def code_and_prose(page: Path) -> tuple[list[str], str]:
-    """The lines of code blocks, indented or fenced, and the text without them."""
-    code, prose, fenced, may_begin = [], [], False, True
+    """The lines of code blocks, indented or fenced, and the text without them.  Output ("```text") is neither."""
+    code, prose, fenced, output, may_begin = [], [], False, False, True
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
-            fenced = not fenced
+            fenced, output = not fenced, line == "```text"
+        elif fenced and output:
+            continue
         elif fenced or (line.startswith("    ") and may_begin):
             code.append(line.strip())
         else:

@@ -19,16 +19,16 @@ LAYOUTS: Final = {
     "stack_sample": (
         records.SAMPLE_HEAD,
         (
-            "number", "image", "exec_vm", "task", "tid", "child", "length", "refused", "language", "walk", "frames",
-            "pad", "fingerprint",
+            "number", "image", "exec_vm", "task", "tid", "child", "length", "holes",
+            "language", "walk", "frames", "gap", "fingerprint", "thread", "gap_size",
         ),
     ),
     "frame": (records.FRAME, ("code", "position", "flags")),
     "code_record": (
         records.CODE_HEAD,
         (
-            "number", "code", "image", "language", "first_line", "file_length", "name_length", "table_length", "kinds",
-            "file", "name",
+            "number", "code", "image", "language", "first_line", "file_length", "name_length", "table_length",
+            "kinds", "file", "name",
         ),
     ),
     "interpreter": (
@@ -48,7 +48,7 @@ LAYOUTS: Final = {
         ),
     ),
     "space_key": (records.SPACE_KEY, ("image", "exec_vm")),
-    "traced": (records.TRACED_KEY, ("image",)),
+    "traced": (records.TRACED, ("image", "parent_task", "parent")),
     "waits": (
         records.WAITS,
         (
@@ -79,11 +79,11 @@ CONSTANTS: Final = {
     "KNOWN_REGS": records.KNOWN_REGS,
     "KNOWN_WAYS": records.KNOWN_WAYS,
     "STACK_MAX": records.STACK_MAX,
+    "CODE_RECORD": records.CODE_RECORD,
     "MAX_FRAMES": records.MAX_FRAMES,
     "MAX_LAYOUT": records.MAX_LAYOUT,
     "MAX_TABLE": records.MAX_TABLE,
     "FRAME_ENTRY": records.FRAME_ENTRY,
-    "CODE_RECORD": records.CODE_RECORD,
     "WAITS_GROUP": records.WAITS_GROUP,
     "WAITS_PIDFD": records.WAITS_PIDFD,
     "WAITS_LOOKED": records.WAITS_LOOKED,
@@ -93,10 +93,10 @@ CONSTANTS: Final = {
     "LOST_MAX": len(records.LOST),
     **{f"EV_{each.name}": each.value for each in records.EventType},
     **{f"THREAD_{each.name}": each.value for each in records.ThreadCall},
-    **{f"LOST_{name.upper()}": index for index, name in enumerate(records.LOST)},
     **{f"LANG_{each.name}": each.value for each in records.Language},
     "LANG_MAX": len(records.Language),
     **{f"WALK_{each.name}": each.value for each in records.Walk},
+    **{f"LOST_{name.upper()}": index for index, name in enumerate(records.LOST)},
 }
 PRELUDE: Final = """
 #include <stddef.h>
@@ -116,9 +116,9 @@ def declarations() -> str:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """sizes, offsets and values by their C names."""
     wanted = {name: f"(unsigned long long)({name})" for name in CONSTANTS}
-    wanted["stack_sample.regs"] = "offsetof(struct stack_sample, regs)"
-    wanted["stack_sample.frame"] = "offsetof(struct stack_sample, frame)"
     wanted["code_record.table"] = "offsetof(struct code_record, table)"
+    wanted["stack_sample.frame"] = "offsetof(struct stack_sample, frame)"
+    wanted["stack_sample.regs"] = "offsetof(struct stack_sample, regs)"
     wanted["stack_sample.stack"] = "offsetof(struct stack_sample, stack)"
     for name, (_, members) in LAYOUTS.items():
         wanted[name] = f"sizeof(struct {name})"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tracer.blame.languages import STANDARD_LIBRARY, Languages, interpreter_version
+from tracer.blame.languages import STANDARD_LIBRARY, Languages, interpreter_version, is_standard
 from tracer.blame.library import ANONYMOUS, Libraries, Module
 from tracer.blame.owner import Owner
 from tracer.blame.packages import Packages
@@ -42,19 +42,26 @@ class Blamer:
         """The library that a mapped file belongs to, without a place in it."""
         return self._libraries.of(module)
 
-    def attribute(self, stack: Stack, modules: Mapping[str, Module], root: Root | None = None) -> Stack:
+    def attribute(
+        self,
+        stack: Stack,
+        modules: Mapping[str, Module],
+        root: Root | None = None,
+        directory: str | None = None,
+    ) -> Stack:
         """Fill in ``library`` of each frame, ``chain``, ``forked_by`` and ``responsible``.
 
-        modules: the process's modules by path.  A frame whose library is known already keeps it; one whose module
-        is not among them is named by its path alone.  root: the process's root directory, where the files of
-        interpreted frames are looked for; by default that of a module.  Both answers are None only for a stack
+        modules: the process's modules by path.  A frame whose library is known already keeps it, unless the rules
+        rename it; one whose module is not among them is named by its path alone.  root: the process's root
+        directory, where the files of interpreted frames are looked for; by default that of a module.  directory: its
+        working directory as it sees it, for scripts with relative names.  Both answers are None only for a stack
         without frames.
         """
         if root is None:
             root = next((module.root for module in modules.values() if module.root is not None), None)
-        owners = self._owners(stack.frames, modules, root)
+        owners = self._owners(stack.frames, modules, root, directory)
         frames = tuple(
-            frame if frame.library is not None else replace(frame, library=_at(frame, owner.library))
+            frame if frame.library is owner.library else replace(frame, library=_at(frame, owner.library))
             for frame, owner in zip(stack.frames, owners, strict=True)
         )
         links = self._links(frames, owners)
@@ -68,17 +75,16 @@ class Blamer:
         )
 
     def _owners(
-        self, frames: Sequence[Frame], modules: Mapping[str, Module], root: Root | None
+        self, frames: Sequence[Frame], modules: Mapping[str, Module], root: Root | None, directory: str | None
     ) -> list[Owner]:
         """The owner of each frame."""
         for frame in frames:
             if path := frame.module or frame.file:
                 self._languages.notice(path, root)
-        found = [self._owner(frame, modules, root) for frame in frames]
+        found = [self._owner(frame, modules, root, directory) for frame in frames]
         owners: list[Owner] = []
-        callers: dict[
-            str, Owner
-        ] = {}  # of each language, the nearest outer one: code made at run time is theirs
+        # of each language, the nearest outer one: code that was made at run time is theirs
+        callers: dict[str, Owner] = {}
         for frame, owner in zip(reversed(frames), reversed(found), strict=True):
             if owner is None:
                 caller = callers.get(frame.language)
@@ -88,39 +94,38 @@ class Blamer:
                 callers[frame.language] = owner
             owners.append(owner)
         owners.reverse()
-        return self._versioned(frames, owners)
+        return self._versioned(owners, modules)
 
-    def _owner(self, frame: Frame, modules: Mapping[str, Module], root: Root | None) -> Owner | None:
+    def _owner(
+        self, frame: Frame, modules: Mapping[str, Module], root: Root | None, directory: str | None
+    ) -> Owner | None:
+        if renamed := self._rules.renamed(frame.file if frame.language != "native" else frame.module):
+            return renamed
         if frame.library is not None:
-            return Owner(frame.library, standard=frame.library.kind == "stdlib")
+            return Owner(frame.library, is_standard(frame.library, frame.file))
         if frame.language != "native":
-            return self._rules.renamed(frame.file) or self._languages.owner(frame, root)
+            return self._languages.owner(frame, root, directory)
         if frame.module is None:
             return Owner(ANONYMOUS)
         if frame.module in modules:
             return Owner(self._libraries.of(modules[frame.module]))
         return Owner(self._libraries.unpackaged(frame.module))
 
-    def _versioned(self, frames: Sequence[Frame], owners: list[Owner]) -> list[Owner]:
+    def _versioned(self, owners: list[Owner], modules: Mapping[str, Module]) -> list[Owner]:
         """Some of a language's own code lies in no file: its version is that of the rest of the stack."""
-        if not any(owner.standard and owner.library.version is None for owner in owners):
+        nameless = {owner.library.name for owner in owners if _lacks_version(owner)}
+        if not nameless:
             return owners
-        known = {
+        known: dict[str, str | None] = {
             owner.library.name: owner.library.version
             for owner in owners
             if owner.library.kind == "stdlib" and owner.library.version is not None
         }
-        natives = [
-            (frame.module, owner.library)
-            for frame, owner in zip(frames, owners, strict=True)
-            if frame.module is not None
-        ]
-        for name in STANDARD_LIBRARY.values():
-            if name not in known and (version := interpreter_version(name, natives)):
-                known[name] = version
+        for name in nameless - known.keys():
+            known[name] = interpreter_version(name, modules, lambda path: self._libraries.of(modules[path]))
         return [
-            replace(owner, library=replace(owner.library, version=known.get(owner.library.name)))
-            if owner.library.kind == "stdlib" and owner.library.version is None
+            replace(owner, library=replace(owner.library, version=known[owner.library.name]))
+            if _lacks_version(owner)
             else owner
             for owner in owners
         ]
@@ -138,6 +143,11 @@ class Blamer:
                 if not same or role is not links[-1].role:
                     links.append(_Link(library, role))
         return links
+
+
+def _lacks_version(owner: Owner) -> bool:
+    library = owner.library
+    return library.kind == "stdlib" and library.version is None and library.name in STANDARD_LIBRARY.values()
 
 
 def _at(frame: Frame, library: Library) -> Library:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -18,8 +17,9 @@ from tracer.blame.owner import Owner, owned
 from tracer.blame.tree import Tree
 
 MAX_DISTRIBUTIONS = 5000  # of a directory
-MAX_RECORD = 16 << 20
-MAX_RECORDS = 64 << 20  # of a directory, together
+MAX_METADATA = 1 << 20
+MAX_RECORD = 4 << 20
+MAX_RECORDS = 32 << 20  # kept of a directory, together
 
 _ENTRY = re.compile(
     r"(?P<linked>[\w.-]+)\.egg-link|"
@@ -28,6 +28,8 @@ _ENTRY = re.compile(
 _HEADER = re.compile(r"^(Name|Version):[ \t]*([^\s]+)[ \t]*\r?$", re.MULTILINE)
 _HASH_AND_SIZE = re.compile(rb",[^,\n]*,[^,\n]*$", re.MULTILINE)
 _QUOTED = re.compile(rb'"((?:[^"\n]|"")*)"')
+_COMPILED = re.compile(rb"^[^\n]*__pycache__/[^\n]*\n", re.MULTILINE)
+_TOP = re.compile(rb"^[^/\n]+", re.MULTILINE)
 _SUFFIXES = re.compile(r"\.(?:py[cdiwx]?|so|[\w-]+\.so)$")
 _EDITABLE_FILE = re.compile(
     r"__editable__(?:\.|_+)(?P<name>\w[\w.]*?)[-_](?P<version>\d[\w.]*?)(?:_finder\.py|\.pth)"
@@ -65,6 +67,7 @@ class Site:
         # dist-info first: of two for one distribution it is the one that lists files
         found.sort(key=lambda match: (match["suffix"] or "egg-link", match.string))
         self._entries = {match.string: match for match in found[:MAX_DISTRIBUTIONS]}
+        self._keys = {entry: _key(match["name"] or match["linked"]) for entry, match in self._entries.items()}
         self._read: dict[str, Distribution] = {}
         self._left = MAX_RECORDS
 
@@ -75,18 +78,17 @@ class Site:
         """path: relative to the directory.  By the lists of files; else by whose the first part of the path is."""
         if owner := self.lister(path):
             return owner
-        close = _closeness(path)
         top = path.partition("/")[0]
         names = {top, _SUFFIXES.sub("", top)}
-        claims = [d for d in map(self._distribution, sorted(self._entries, key=close)) if names & d.tops]
-        if claims and (len({_key(d.name) for d in claims}) == 1 or close(claims[0].name)):
+        claims = [d for d in map(self._distribution, self._closest_first(path)) if names & d.tops]
+        if claims and (len({_key(d.name) for d in claims}) == 1 or _key(claims[0].name) in _keys(path)):
             return claims[0].owner()
         return None
 
     def lister(self, path: str) -> Owner | None:
         """Of a file that a distribution lists.  path: relative to the directory, also "../../../bin/name"."""
         line = b"\n" + path.encode("utf-8", "surrogateescape") + b"\n"
-        for entry in sorted(self._entries, key=_closeness(path)):
+        for entry in self._closest_first(path):
             distribution = self._distribution(entry)
             if distribution.files is not None and line in distribution.files:
                 return distribution.owner()
@@ -112,6 +114,11 @@ class Site:
                     found.setdefault(posixpath.normpath(line or quoted), owner)
         return found
 
+    def _closest_first(self, path: str) -> list[str]:
+        """Entries, "google-cloud" before "google" for google/cloud/x.py, and both before strangers."""
+        keys = _keys(path)
+        return sorted(self._entries, key=lambda entry: -keys.get(self._keys[entry], 0))
+
     def _distribution(self, entry: str) -> Distribution:
         known = self._read.get(entry)
         if known is None:
@@ -124,8 +131,8 @@ class Site:
         if match["linked"]:
             return self._linked(at, match["linked"])
         # Debian has egg-info that is a file, the metadata alone
-        text = self._tree.text(f"{at}/METADATA") or self._tree.text(f"{at}/PKG-INFO") or self._tree.text(at)
-        headers = _headers(text)
+        places = (f"{at}/METADATA", f"{at}/PKG-INFO", at)
+        headers = _headers(next(filter(None, (self._tree.text(place, MAX_METADATA) for place in places)), ""))
         name = headers.get("Name", match["name"])
         files = _recorded(self._tree.read(f"{at}/RECORD", MAX_RECORD))
         if files is None:
@@ -158,16 +165,10 @@ class Site:
         )
 
 
-def _closeness(path: str) -> Callable[[str], int]:
-    """A sort key for names of distributions: "google-cloud" before "google" for google/cloud/x.py; 0 for strangers."""
+def _keys(path: str) -> dict[str, int]:
+    """How a distribution with this file may be called, by how much of the path that is."""
     parts = _SUFFIXES.sub("", path).split("/")[:5]
-    keys = {_key("-".join(parts[:n])): n for n in range(1, len(parts) + 1)}
-
-    def closeness(name: str) -> int:
-        match = _ENTRY.fullmatch(name)
-        return -keys.get(_key((match["name"] or match["linked"]) if match else name), 0)
-
-    return closeness
+    return {_key("-".join(parts[:n])): n for n in range(1, len(parts) + 1)}
 
 
 def _headers(metadata: str) -> dict[str, str]:
@@ -185,7 +186,7 @@ def _recorded(record: bytes | None) -> bytes | None:
     """The paths of a RECORD, each between newlines."""
     if record is None:
         return None
-    record = record.replace(b"\r\n", b"\n")
+    record = _COMPILED.sub(b"", record.replace(b"\r\n", b"\n"))
     if b'"' in record:
         lines = record.split(b"\n")
         return b"\n".join([b"", *(_unquoted(line) or _HASH_AND_SIZE.sub(b"", line) for line in lines), b""])
@@ -207,8 +208,8 @@ def _installed(listed: bytes | None, entry: str) -> bytes | None:
 
 
 def _tops(files: bytes) -> frozenset[str]:
-    first = {line.partition(b"/")[0] for line in files.split(b"\n")}
-    return frozenset(top.decode("utf-8", "surrogateescape") for top in first - {b"", b"..", b"__pycache__"})
+    first = {match[0] for match in _TOP.finditer(files)}
+    return frozenset(top.decode("utf-8", "surrogateescape") for top in first - {b".."})
 
 
 def _project_of(direct_url: str) -> tuple[str, ...]:

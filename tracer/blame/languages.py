@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from tracer.blame.application import Applications
@@ -18,7 +18,7 @@ from tracer.blame.npm import Npm
 from tracer.blame.owner import Owner, Resolver, standard_library, upstream_version
 from tracer.blame.packages import PACKAGED, Packages
 from tracer.blame.python import Python
-from tracer.blame.ruby import Ruby
+from tracer.blame.ruby import Ruby, is_default_gem
 from tracer.blame.tree import Tree
 from tracer.trace import Frame, Library
 
@@ -45,7 +45,7 @@ _PERL = re.compile(
 _PERL_FOREIGN = re.compile(r"/(?:site|vendor)_perl/|/local/share/perl/|/local/lib/[\w-]+/perl/")
 _INTERPRETERS = {
     "python": re.compile(r"(?:lib)?(?:python|pypy)-?(?P<version>\d+\.\d+)?.*"),
-    "ruby": re.compile(r"(?:lib)?ruby-?(?P<version>\d+\.\d+)?.*"),
+    "ruby": re.compile(r"(?:lib)?ruby(?:-|\.so\.)?(?P<version>\d+\.\d+(?:\.\d+)?)?.*"),
     "node": re.compile(r"(?:lib)?node(?:js)?(?P<version>)?(?:\.so.*)?"),
     "java": re.compile(r"(?:java|libjvm\.so|libjava\.so)(?P<version>)?"),
     "php": re.compile(r"(?:lib)?php(?:-fpm|-cgi)?(?P<version>\d+\.\d+)?.*"),
@@ -61,10 +61,11 @@ class Languages:
         self._packages = packages
         self._roots: OrderedDict[Hashable, _InRoot] = OrderedDict()
 
-    def owner(self, frame: Frame, root: Root | None) -> Owner | None:
+    def owner(self, frame: Frame, root: Root | None, directory: str | None = None) -> Owner | None:
         """Whose code an interpreted frame runs; None for code that was made at run time.
 
-        root: where its file is looked for; without one, the file is nobody's but the application's.
+        root: where its file is looked for; without one, the file is nobody's but the application's.  directory: the
+        working directory in it, where that is known, for a script that was started by a relative name.
         """
         standard = STANDARD_LIBRARY.get(frame.language)
         if frame.language == "java" and frame.file is None:
@@ -73,8 +74,11 @@ class Languages:
             return standard_library(standard) if standard else None
         if match := _EVALUATED.fullmatch(frame.file):
             return self._in(root).owner(frame.language, match["file"])
-        owner = self._in(root).owner(frame.language, _normal(frame.file))
-        return None if owner is None or (not owner.standard and _GENERATED.fullmatch(frame.file)) else owner
+        generated = _GENERATED.fullmatch(frame.file)
+        is_relative = directory is not None and not generated and frame.language != "javascript"
+        path = posixpath.join(directory or "", frame.file) if is_relative else frame.file
+        owner = self._in(root).owner(frame.language, _normal(path))
+        return owner if owner.standard or not generated else None
 
     def notice(self, path: str, root: Root | None) -> None:
         """A file of a process's stack: it may tell of environments that files elsewhere belong to."""
@@ -150,13 +154,20 @@ class _Perl:
         return standard_library("perl", match["version"])
 
 
-def interpreter_version(standard: str, natives: Iterable[tuple[str, Library]]) -> str | None:
-    """The version of the language by the native files (path, library) that run it, where its own files do not tell."""
-    pattern = _INTERPRETERS.get(standard)
-    for path, library in natives if pattern else ():
-        match = pattern.fullmatch(posixpath.basename(path)) if pattern else None
+def is_standard(library: Library, file: str | None) -> bool:
+    """Whether what is known to be this library's came with the language: for frames of an earlier trace."""
+    return library.kind == "stdlib" or (library.kind == "gem" and file is not None and is_default_gem(file))
+
+
+def interpreter_version(
+    standard: str, paths: Iterable[str], library_of: Callable[[str], Library]
+) -> str | None:
+    """The version of a language by the native files that run it, where its own files do not tell."""
+    for path in paths:
+        match = _INTERPRETERS[standard].fullmatch(posixpath.basename(path))
         if not match:
             continue
+        library = library_of(path)
         packaged = upstream_version(library.version) if library.kind in PACKAGED else None
         directory = _VERSIONED_DIRECTORY.search(path)
         if version := packaged or (directory[1] if directory else None) or match["version"]:

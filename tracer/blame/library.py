@@ -68,8 +68,6 @@ class Libraries:
     def _find(self, module: Module) -> Library:
         if not module.path or _NO_FILE.fullmatch(module.path):
             return ANONYMOUS
-        if renamed := self._rules.renamed(module.path):
-            return replace(renamed.library, build_id=module.build_id)
         if module.root is not None:
             library = self._languages.owner_of_native(module.path, module.root) or self._packages.owner(
                 module.root, module.path

@@ -20,7 +20,7 @@ _PACKAGE = re.compile(
 )
 # pnpm's .pnpm/NAME@VERSION(PEERS)/node_modules and Yarn's .yarn/cache/NAME-npm-VERSION-HASH.zip/node_modules
 _STORE = re.compile(
-    r".*/(?:\.pnpm/(?:@[^/+]+\+)?[^/@]+@(?P<pnpm>\d[\w.+-]*?)(?:[_(][^/]*)?|[^/]+-npm-(?P<yarn>\d[\w.-]*)-[0-9a-f]+(?:-\w+)?\.zip)",
+    r".*/(?:\.pnpm/(?:@[^/+]+\+)?[^/@]+@(?P<pnpm>\d[\w.+-]*?)(?:[_(][^/]*)?|[^/]+-npm-(?P<yarn>\d[\w.-]*?)-[0-9a-f]{10}(?:-\w+)?\.zip)",
     re.DOTALL,
 )
 _URL = re.compile(r"file://(?P<path>/.*)", re.DOTALL)

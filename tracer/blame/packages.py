@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tracer.blame.dpkg import Databases
+from tracer.blame import apk, dpkg, rpm
 from tracer.trace import Library
 
 if TYPE_CHECKING:
@@ -15,19 +15,21 @@ PACKAGED = frozenset({"deb", "apk", "rpm"})
 
 
 class Packages:
-    """State: the databases read lately, and their answers."""
+    """State: the databases read lately."""
 
     def __init__(self) -> None:
-        self._dpkg = Databases()
+        self._managers = {"deb": dpkg.databases(), "apk": apk.databases(), "rpm": rpm.databases()}
 
     def owner(self, root: Root | None, path: str) -> Library | None:
         """The package's name and version, without a place in it."""
-        package = self._dpkg.owner(root, path) if root else None
-        return Library("deb", package.name, package.version) if package else None
+        for kind, databases in self._managers.items():
+            if root is not None and (package := databases.owner(root, path)):
+                return Library(kind, package.name, package.version)
+        return None
 
     def beside(self, root: Root | None, path: str, pattern: re.Pattern[bytes]) -> list[str]:
-        """Paths matching the pattern in the list of the Debian package that owns ``path``."""
-        if root is None:
-            return []
-        package = self._dpkg.owner(root, path)
-        return self._dpkg.files(root, package, pattern) if package else []
+        """Paths that the pattern matches in the list of the package that owns ``path``."""
+        for databases in self._managers.values():
+            if root is not None and (package := databases.owner(root, path)):
+                return databases.files(root, package, pattern)
+        return []

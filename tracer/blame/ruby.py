@@ -152,6 +152,12 @@ class Ruby:
         return _specified(self._tree.text(path, MAX_GEMSPEC))
 
 
+def is_default_gem(path: str) -> bool:
+    """Whether a gem's file lies among the standard library's."""
+    match = _STANDARD.fullmatch(path)
+    return match is not None and not match["kind"] and not _GEM.fullmatch(path)
+
+
 def _specified(gemspec: str, standard: bool = False) -> Owner | None:
     """By a specification as RubyGems writes it when it installs a gem: literals alone."""
     fields = dict(reversed(_FIELD.findall(gemspec)))

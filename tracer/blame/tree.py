@@ -16,18 +16,24 @@ if TYPE_CHECKING:
 MAX_NAMES = 10_000  # of a directory; one with more is none of a package manager's
 MAX_LISTINGS = 2048
 MAX_TEXT = 4 << 20
+MAX_READ = 256 << 20  # of one root, together: it is its owner who says how much there is
+READ_COST = 4096  # of each file, besides its size
 MAX_DEPTH = 32
 
 _NOTHING: frozenset[str] = frozenset()
 
 
 class Tree:
-    """State: the listings asked for lately.  A directory is read once: a trace looks at code that is loaded already."""
+    """State: the listings asked for lately, and how much may still be read.
+
+    A directory is read once: a trace looks at code that is loaded already.
+    """
 
     def __init__(self, root: Root | None) -> None:
         """Without a root nothing is there."""
         self.root = root
         self._listings: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._left = MAX_READ
 
     def names(self, directory: str) -> frozenset[str]:
         """The names in it; none when it cannot be listed."""
@@ -45,11 +51,16 @@ class Tree:
         return found
 
     def read(self, path: str, limit: int = MAX_TEXT) -> bytes | None:
-        """The file's content; None when it cannot be had or is larger."""
+        """The file's content; None when it cannot be had, is larger, or too much was read already."""
+        if self.root is None or self._left <= 0:
+            return None
+        self._left -= READ_COST
         try:
-            return self.root.read(path, limit) if self.root else None
+            content = self.root.read(path, min(limit, self._left))
         except OSError:
             return None
+        self._left -= len(content)
+        return content
 
     def text(self, path: str, limit: int = MAX_TEXT) -> str:
         """As ``read``, as text; "" when it cannot be had."""

@@ -63,11 +63,32 @@ def load(path: str | os.PathLike[str], min_age_s: float | None = None) -> Loaded
     min_age_s: judge zombies by this age in seconds instead of the trace's own.
     A capture that was never finished gets a sentence in ``meta.incomplete_because``.  Raises CaptureError.
     """
+    with _opened(path) as db:
+        return _load(db, min_age_s)
+
+
+def tasks(path: str | os.PathLike[str]) -> Iterator[Task]:
+    """Every process of the capture, one after the other, in the order of their forks.  Raises CaptureError.
+
+    As the file is now: while its trace goes on that is later than what ``load`` gave.
+    """
+    with _opened(path) as db:
+        _check_tables(db)
+        columns = ", ".join(_TASK_COLUMNS)
+        for row in _rows(db, f"SELECT {columns} FROM tasks ORDER BY forked_ns, id", *_TASK_TYPES):  # noqa: S608
+            yield _task(row)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    """A transaction on the capture in today's layout.  What goes wrong in it becomes a CaptureError."""
     name = os.fspath(path)
     try:
         version = _check_header(Path(path))
-        with _open(Path(path)) as db:
-            return _load(_upgraded(db, version), min_age_s)
+        with _open(Path(path)) as file:
+            db = _upgraded(file, version)
+            db.execute("BEGIN")  # all of it from one flush
+            yield db
     except OSError as error:
         reason = error.strerror or str(error)
         remedy = "run it as the file's owner" if isinstance(error, PermissionError) else "check the path"
@@ -188,12 +209,15 @@ def _upgraded(db: sqlite3.Connection, version: int) -> sqlite3.Connection:
     return db
 
 
-def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
-    db.execute("BEGIN")  # all of it from one flush
+def _check_tables(db: sqlite3.Connection) -> None:
     stored = dict(db.execute("SELECT name, sql FROM sqlite_schema WHERE type='table'"))
     for name, statement in TABLES.items():
         if stored.get(name) != statement:
             raise _Damaged(f"table {name} is not as forktrace makes it")
+
+
+def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
+    _check_tables(db)
     meta = from_rows(dict(_rows(db, "SELECT key, value FROM meta", str, str)))
     if min_age_s is not None:
         meta = replace(meta, min_age_s=min_age_s)
@@ -321,7 +345,7 @@ def _unfinished(meta: Meta) -> str:
 def _groups(db: sqlite3.Connection, meta: Meta) -> dict[tuple[int, str], Group]:
     """Never-waited children in the order in which the graph folds them: as they were released, then the standing."""
     groups: dict[tuple[int, str], Group] = {}
-    columns = ", ".join(name.split(".")[0] for name in TASK_FIELDS)
+    columns = ", ".join(_TASK_COLUMNS)
     query = (
         f"SELECT {columns} FROM tasks WHERE fate IN ('zombie', 'orphaned') AND NOT root "  # noqa: S608
         "ORDER BY reaped_ns = 0, reaped_ns, forked_ns, id"
@@ -334,6 +358,7 @@ def _groups(db: sqlite3.Connection, meta: Meta) -> dict[tuple[int, str], Group]:
     return groups
 
 
+_TASK_COLUMNS = tuple(name.split(".")[0] for name in TASK_FIELDS)
 _TASK_TEXTS = ("fork_comm", "comm", "reaped_by_call", "fate.value")
 _TASK_TYPES: tuple[Any, ...] = tuple(
     int | None if name == "exit_code" else str if name in _TASK_TEXTS else int for name in TASK_FIELDS
@@ -385,8 +410,11 @@ def _stacks(db: sqlite3.Connection) -> dict[int, Stack]:
             forked_by=_at(libraries, forked_by),
             responsible=_at(libraries, responsible),
             chain=chain_of.get(stack, ()),
+            read_late=bool(late),
         )
-        for stack, cut, forked_by, responsible in _rows(db, "SELECT * FROM stacks", int, text, number, number)
+        for stack, cut, forked_by, responsible, late in _rows(
+            db, "SELECT * FROM stacks", int, text, number, number, int
+        )
     }
 
 

@@ -81,7 +81,8 @@ TABLES: Mapping[str, str] = {
   id INTEGER PRIMARY KEY,
   cut TEXT,                       -- why it ends early
   forked_by INTEGER,              -- libraries.id
-  responsible INTEGER             -- libraries.id
+  responsible INTEGER,            -- libraries.id
+  read_late INTEGER NOT NULL      -- 1: its script's frames were read some milliseconds after the fork
 )""",
     "stack_frames": """CREATE TABLE stack_frames (
   stack INTEGER NOT NULL,

@@ -188,8 +188,9 @@ class CaptureWriter:
 
     def _write_stack(self, db: sqlite3.Connection, stack: Stack) -> None:
         library = self._library
-        row = (stack.id, _storable(stack.cut), library(stack.forked_by), library(stack.responsible))
-        db.execute("INSERT OR REPLACE INTO stacks VALUES (?,?,?,?)", row)
+        blamed = library(stack.forked_by), library(stack.responsible)
+        row = (stack.id, _storable(stack.cut), *blamed, int(stack.read_late))
+        db.execute("INSERT OR REPLACE INTO stacks VALUES (?,?,?,?,?)", row)
         for table, numbers in (
             ("stack_frames", [self._frame(frame) for frame in stack.frames]),
             ("stack_libraries", [library(each) for each in stack.chain]),

@@ -23,7 +23,7 @@ COMMANDS = {
     "run": "Start a command and trace it from its first instruction.",
     "ps": "Zombies, children, threads and limits right now; no root, no BPF.",
     "report": "Print the report of a capture again; no root, no BPF.",
-    "export": "Turn a capture into a file for another program: folded stacks, flamegraph.",
+    "export": "Turn a capture into a file for another program: flamegraph, pprof, Perfetto, CSV…",
     "doctor": "What works on this kernel, what does not, and what to do about it.",
 }
 

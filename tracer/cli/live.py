@@ -67,7 +67,9 @@ def trace_targets(
     pids: tuple[int, ...], everything: bool, cgroup: str | None, tracing: Tracing, output: Output
 ) -> int:
     """Returns the exit status."""
-    options = SessionOptions(pids, everything, cgroup, tracing.min_age_s, probe_options(tracing))
+    options = SessionOptions(
+        pids, everything, cgroup, tracing.min_age_s, probe_options(tracing), tracing.rules
+    )
     with Stopper().installed() as stopper, open_report(output, sys.stdout) as stream:
         with begun(options, output) as session:
             what = "every process" if everything else f"cgroup {cgroup}" if cgroup else _named(session)

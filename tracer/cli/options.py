@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tracer.blame.rules import Rules
 from tracer.cli.pids import parse_pids
 from tracer.trigger import Trigger
 
@@ -25,6 +26,7 @@ class Tracing:
     light: bool
     stacks: bool
     threads: bool
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def tracing_options(command: Command) -> Command:
             help="Trace threads, too: which stacks made those that live, which only grow in number, and which ended "
             "and were not joined.",
         ),
+        rules_option,
     ]
 
     @functools.wraps(command)
@@ -120,9 +123,12 @@ def tracing_options(command: Command) -> Command:
         light: bool,
         no_stacks: bool,
         threads: bool,
+        rules: Rules | None,
         **rest: Any,
     ) -> Any:
-        return command(*args, tracing=Tracing(duration, min_age, light, not no_stacks, threads), **rest)
+        return command(
+            *args, tracing=Tracing(duration, min_age, light, not no_stacks, threads, rules), **rest
+        )
 
     return _decorate(wrapped, options)
 
@@ -149,6 +155,19 @@ def output_options(command: Command) -> Command:
         click.option("--report", metavar="FILE", help="Print the report to this file; - is stdout."),
     ]
     return _decorate(report_options(command), options)
+
+
+def _load_rules(_: click.Context, __: click.Parameter, path: str | None) -> Rules | None:
+    """Raises ``BadRules``: before the trace, not after it."""
+    return Rules.with_file(path) if path is not None else None
+
+
+rules_option = click.option(
+    "--rules",
+    callback=_load_rules,
+    metavar="FILE",
+    help="More wrappers, which hand a child to their caller, and owners of files (JSON, see docs/rules.md).",
+)
 
 
 def min_age_option(default: float | None) -> Callable[[Command], Command]:

@@ -37,7 +37,10 @@ def run(command: tuple[str, ...], tracing: Tracing, output: Output) -> None:
             child = Child.start(list(command), stopper.before)
             try:
                 target = SessionOptions(
-                    (child.pid,), min_age_s=tracing.min_age_s, probe=probe_options(tracing)
+                    (child.pid,),
+                    min_age_s=tracing.min_age_s,
+                    probe=probe_options(tracing),
+                    rules=tracing.rules,
                 )
                 with begun(target, output) as session:
                     try:

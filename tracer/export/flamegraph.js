@@ -18,6 +18,8 @@
   var zoomed = null;
   var width = 1200;
 
+  var isTime = canvas.getAttribute("data-weight") === "zombie-seconds";  // then the numbers are milliseconds
+  function amount(n) { return isTime ? (n / 1000).toFixed(3) + " s" : n; }
   function num(node, name) { return +node.getAttribute("data-" + name); }
 
   frames.forEach(function (f) {
@@ -89,7 +91,7 @@
     covered.forEach(function (c) {
       if (c[1] > end) { sum += c[1] - Math.max(c[0], end); end = c[1]; }
     });
-    matched.textContent = words ? "matched " + sum + " of " + total + " (" + (100 * sum / total).toFixed(1) + " %)" : "";
+    matched.textContent = words ? "matched " + amount(sum) + " of " + amount(total) + " (" + (100 * sum / total).toFixed(1) + " %)" : "";
   }
 
   function neighbour(f, key) {

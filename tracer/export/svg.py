@@ -7,13 +7,23 @@ draws the whole picture, so that a viewer without scripts shows it too; ``flameg
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files
 from typing import TextIO
 from xml.sax.saxutils import escape, quoteattr
 
-from tracer.export.attribution import MAX_LABEL, NEVER_WAITED, counts, label, labels
+from tracer.export.attribution import (
+    COUNT,
+    LEAKED,
+    MAX_LABEL,
+    NEVER_WAITED,
+    Selection,
+    label,
+    labels,
+    weights,
+)
 from tracer.report.escape import visible
 from tracer.report.layout import shorten
 from tracer.report.wording import counted, identified
@@ -65,14 +75,15 @@ class _Node:
     children: dict[str, _Node] = field(default_factory=dict)
 
 
-def write(trace: Trace, stream: TextIO, all_forks: bool = False) -> None:
-    """The picture of children never waited for, or with ``all_forks`` of every fork."""
-    tree = _tree(trace, all_forks)
+def write(trace: Trace, stream: TextIO, selection: Selection = LEAKED) -> None:
+    """The picture of the selected children, or of the time that they stood as zombies."""
+    tree = _tree(trace, selection)
     frames, depth = _frames(tree)
     height = max(depth, 1) * ROW
     legend = _legend(tree)
     total = tree.count
-    subtitle = _subtitle(trace, total, all_forks)
+    amount = _children if selection.weight == COUNT else _zombie_seconds
+    subtitle = _subtitle(trace, total, selection)
     bottom = TOP + height + 30 + 20 * (_legend_rows(legend) - 1) + 24
     script = (files("tracer.export") / "flamegraph.js").read_text()
     stream.write(
@@ -90,14 +101,15 @@ type="search" placeholder="search (Ctrl-F)" aria-label="search frames and librar
 <text id="matched" x="1190" y="50" text-anchor="end"></text>
 </g>
 <g id="canvas" role="group" aria-label="flamegraph" data-total="{total}" data-row="{ROW}" data-height="{height}" \
-data-top="{TOP}">
+data-top="{TOP}" data-weight="{selection.weight}">
 """
     )
     if not frames:
-        nothing = "Nothing forked." if all_forks else "Nothing to show: no child was left unwaited for."
+        nothing = _nothing(selection)
         stream.write(f'<text x="{MARGIN}" y="{TOP + 13}">{nothing}</text>\n')
     for number, (node, start, level) in enumerate(frames):
-        _write_frame(stream, node, start, level, total, height, tabindex=0 if number == 0 else -1)
+        title = _title(node, total, amount)
+        _write_frame(stream, node, start, level, total, height, title, tabindex=0 if number == 0 else -1)
     stream.write("</g>\n")
     _write_legend(stream, legend, TOP + height + 30)
     stream.write(f"<script><![CDATA[\n{script}]]></script>\n</svg>\n")
@@ -106,19 +118,54 @@ data-top="{TOP}">
 _TITLE = "Who forked the children"
 
 
-def _subtitle(trace: Trace, total: int, all_forks: bool) -> str:
+def _subtitle(trace: Trace, total: int, selection: Selection) -> str:
     whom = ", ".join(f"{target.pid} {shorten(visible(target.comm), 20)}" for target in trace.targets[:3])
-    what = counted(total, "fork") if all_forks else f"{counted(total, 'child', 'children')} never waited for"
-    if not all_forks:
-        orphans = sum(leak.count for leak in trace.leaks if leak.kind == NEVER_WAITED[1])
-        what += f" ({total - orphans:,} zombies, {orphans:,} orphaned)" if orphans else ""
     spoiled = "" if trace.complete else " · INCOMPLETE"
+    what = _what(trace, total, selection)
     return f"{what}, by the stack that forked them" + (f" · traced {whom}" if whom else "") + spoiled
 
 
-def _tree(trace: Trace, all_forks: bool) -> _Node:
+def _what(trace: Trace, total: int, selection: Selection) -> str:
+    if selection.weight != COUNT:
+        return f"{_zombie_seconds(total)} that {_whose(selection)} stood as zombies"
+    if selection.all_forks:
+        return counted(total, "fork")
+    what = f"{counted(total, 'child', 'children')} {_described(selection)}"
+    if selection.never_waited:
+        orphans = sum(leak.count for leak in trace.leaks if leak.kind == NEVER_WAITED[1])
+        what += f" ({total - orphans:,} zombies, {orphans:,} orphaned)" if orphans else ""
+    return what
+
+
+def _whose(selection: Selection) -> str:
+    return "all children" if selection.all_forks else f"children {_described(selection)}"
+
+
+def _described(selection: Selection) -> str:
+    return "never waited for" if selection.never_waited else f"({', '.join(sorted(selection.fates))})"
+
+
+def _nothing(selection: Selection) -> str:
+    if selection.weight != COUNT:
+        return "Nothing to show: no child stood as a zombie."
+    if selection.all_forks:
+        return "Nothing forked."
+    if selection.never_waited:
+        return "Nothing to show: no child was left unwaited for."
+    return f"Nothing to show: no children {_described(selection)}."
+
+
+def _children(count: int) -> str:
+    return f"{count:,}"
+
+
+def _zombie_seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:,.3f} s"
+
+
+def _tree(trace: Trace, selection: Selection) -> _Node:
     root = _Node("all", None)
-    for stack, count in counts(trace, all_forks):
+    for stack, count in weights(trace, selection):
         root.count += count
         node = root
         for name, frame in labels(stack)[:MAX_DEPTH]:
@@ -149,11 +196,10 @@ def _frames(root: _Node) -> tuple[list[tuple[_Node, int, int]], int]:
 
 
 def _write_frame(
-    stream: TextIO, node: _Node, start: int, level: int, total: int, height: int, tabindex: int
+    stream: TextIO, node: _Node, start: int, level: int, total: int, height: int, title: str, tabindex: int
 ) -> None:
     scale = (WIDTH - 2 * MARGIN) / total
     x, width, y = MARGIN + start * scale, node.count * scale, TOP + height - (level + 1) * ROW
-    title = _title(node, total)
     stream.write(
         f'<g class="f" tabindex="{tabindex}" role="button" data-x="{start}" data-n="{node.count}" data-d="{level}" '
         f"data-label={_attribute(node.label)} aria-label={_attribute(title)}><title>{_text(title)}</title>"
@@ -163,12 +209,12 @@ def _write_frame(
     )
 
 
-def _title(node: _Node, total: int) -> str:
+def _title(node: _Node, total: int, amount: Callable[[int], str]) -> str:
     lines = [node.label]
     if node.frame is not None and node.frame.library is not None:
         lines.append(identified(node.frame.library))
     lines.extend(shorten(place, MAX_LABEL) for place in node.places)
-    lines.append(f"{node.count:,} of {total:,} ({node.count / total:.1%})".replace("%", " %"))
+    lines.append(f"{amount(node.count)} of {amount(total)} ({node.count / total:.1%})".replace("%", " %"))
     return "\n".join(lines)
 
 

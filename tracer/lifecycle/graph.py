@@ -121,7 +121,7 @@ class Graph:
         self._threads = self._execs = self._exits = self._pre_existing_zombies = 0
 
     def begin(self, start_ns: int) -> None:
-        """The trace begins now; records of before belong to no target."""
+        """The trace begins now."""
         self._start_ns = start_ns
 
     # --- records -----------------------------------------------------------------------------------------------
@@ -330,6 +330,7 @@ class Graph:
         task = self.tasks[ident] = Task(ident, parent)
         self._counts(0).forks += 1
         self.anomalies += 1
+        self._note_change(task)
         return task
 
     def _alive(self, ident: int) -> bool:
@@ -368,6 +369,10 @@ class Graph:
 
     # --- folding -----------------------------------------------------------------------------------------------
 
+    def _note_change(self, task: Task) -> None:
+        if self._changed is not None:
+            self._changed[task.id] = task
+
     def _counts(self, stack: int) -> StackCounts:
         counts = self._stacks.get(stack)
         if counts is None:
@@ -383,8 +388,7 @@ class Graph:
         if task.ns_pid != pid:
             self._dead_in_ns.pop((task.exit_parent, task.ns_pid), None)
             self._dead_in_ns.pop((task.exit_parent, task.forker_ns_pid), None)
-        if self._changed is not None:
-            self._changed[task.id] = task
+        self._note_change(task)
         self._blind_waits.pop(task.id, None)
         self._handlers.pop(task.id, None)
         if self._remember_folded:
@@ -535,6 +539,7 @@ class Graph:
         task.exit_parent = there.parent or task.parent
         task.fate = Fate.ZOMBIE if task.exit_parent == task.parent else Fate.ORPHANED
         self._dead[task.pid] = task
+        self._note_change(task)
 
     def suspects(self) -> dict[int, int]:
         """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none)."""

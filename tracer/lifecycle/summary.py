@@ -57,7 +57,7 @@ class About:
 
 def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: About) -> trace.Trace:
     """stacks: by id, symbolized and attributed; an id that is missing reports as "no stack"."""
-    known = {0: NO_STACK, PRE_EXISTING: OLDER, **stacks}
+    known = with_placeholders(stacks)
     snapshot = _merge_equal_stacks(snapshot, known)
     leaks = [
         _leak(kind, group, known.get(stack, NO_STACK), known, snapshot)
@@ -132,10 +132,20 @@ def _shares(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> tuple[trace
     return tuple(sorted(held, key=lambda each: (-each.zombies - each.running, str(each.responsible))))
 
 
-def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> Snapshot:
-    """Count under one id what reads the same: libc's fork has several places that call the kernel."""
+def with_placeholders(stacks: Mapping[int, trace.Stack]) -> dict[int, trace.Stack]:
+    """And what stands in a stack's place for the ids that name none."""
+    return {0: NO_STACK, PRE_EXISTING: OLDER, **stacks}
+
+
+def merged_ids(known: Mapping[int, trace.Stack]) -> dict[int, int]:
+    """Each id, and the one under which it is counted: libc's fork has several places that call the kernel."""
     first: dict[tuple[object, ...], int] = {}
-    ids = {ident: first.setdefault(_reading(known[ident]), ident) for ident in sorted(known)}
+    return {ident: first.setdefault(_reading(known[ident]), ident) for ident in sorted(known)}
+
+
+def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) -> Snapshot:
+    """Count under one id what reads the same."""
+    ids = merged_ids(known)
     stacks: dict[int, StackCounts] = {}
     for key, counts in snapshot.stacks.items():
         stacks.setdefault(ids.get(key, 0), StackCounts()).add(counts)

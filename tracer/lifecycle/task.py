@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from tracer import trace
+
+pid_of = trace.pid_of
 NS_PER_TICK = 10_000_000  # USER_HZ is 100 wherever Linux runs
 PRE_EXISTING = -1  # in place of a stack id: the fork came before the trace
 
@@ -25,10 +28,6 @@ class Fate(str, Enum):
 
 def task_id(tgid: int, start_ticks: int) -> int:
     return tgid << 32 | (start_ticks & 0xFFFFFFFF)
-
-
-def pid_of(identity: int) -> int:
-    return identity >> 32
 
 
 class Task:

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,13 @@ MAPS: Final = (
 )
 CALL_MAPS: Final = ("waits", "named_waits", "suspects", "wait_sites")
 WALKER_MAPS: Final = ("code_scratch", "sent_code")
+OWN_MAPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "python": ("python_walk",),
+    "ruby": ("ruby_walk",),
+    "node": ("node_walk",),
+    "php": ("php_walk",),
+    "perl": ("perl_walk",),
+}  # by language
 RAW_TRACEPOINTS: Final = {
     "on_newtask": "task_newtask",
     "on_exec": "sched_process_exec",
@@ -118,7 +126,9 @@ def build_walker(language: str, options: Options, cache: str | None = CACHE) -> 
     """The walker over an interpreter's frames ("python", "ruby"); it shares the maps of ``build`` by name."""
     programs = [f"walk_{language}", *([f"walk_{language}_return"] if options.syscalls else [])]
     sources = ("forktrace.h", "stack.c", "walker.h", f"{language}.c")
-    return _build(Unit(sources, (*MAPS, *WALKER_MAPS), tuple(programs)), options, cache)
+    return _build(
+        Unit(sources, (*MAPS, *WALKER_MAPS, *OWN_MAPS.get(language, ())), tuple(programs)), options, cache
+    )
 
 
 def build_threads(options: Options, cache: str | None = CACHE) -> Compiled:

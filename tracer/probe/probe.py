@@ -52,6 +52,7 @@ class Probe:
         self.options = options
         self._object, self._build_options = _load(options)
         self._walkers: dict[str, Future[Compiled] | None] = {}  # by language; None: loaded
+        self._walker_problems: list[str] = []
         self._compiler: ThreadPoolExecutor | None = None
         maps = self._object.maps
         self.events = Ring(maps["events"].fd, options.event_ring)
@@ -130,7 +131,7 @@ class Probe:
             return True
         try:
             self._traced.update(
-                key, records.TRACED_KEY.pack(identity)
+                key, records.TRACED.pack(identity, 0, 0)
             )  # its own identity names its first image
         except OSError:
             return False
@@ -139,7 +140,7 @@ class Probe:
     def image_of(self, identity: int) -> int | None:
         """The address space that the process runs in now; None when it is not (or no more) traced."""
         value = self._traced.lookup(records.TRACED_KEY.pack(identity))
-        return None if value is None else int(records.TRACED_KEY.unpack(value)[0])
+        return None if value is None else int(records.TRACED.unpack(value)[0])
 
     # --- stacks ----------------------------------------------------------------------------------------------
 
@@ -173,11 +174,15 @@ class Probe:
             self._walkers[name] = future
             with contextlib.suppress(NotYet, ForktraceError):
                 future.result(CACHED_S)
-        self.load_walkers()
+        self._load_compiled()
 
     def load_walkers(self) -> list[str]:
         """Load the walkers whose compilation is done; returns sentences about those that cannot be."""
-        problems = []
+        self._load_compiled()
+        problems, self._walker_problems = self._walker_problems, []
+        return problems
+
+    def _load_compiled(self) -> None:
         for name, future in self._walkers.items():
             if future is None or not future.done():
                 continue
@@ -189,8 +194,7 @@ class Probe:
                 if not self.options.light:
                     self._object.enter("call_walkers", place, f"walk_{name}_return")
             except ForktraceError as error:
-                problems.append(f"no {name} frames: {error.message}")
-        return problems
+                self._walker_problems.append(f"no {name} frames: {error.message}")
 
     # --- waits -----------------------------------------------------------------------------------------------
 

@@ -89,6 +89,7 @@ def _blame(stack: Stack) -> dict[str, Any]:
         "chain": [_library(library) for library in stack.chain],
         "stack": [_frame(frame) for frame in stack.frames],
         "stack_cut": stack.cut,
+        "stack_read_late": stack.read_late,
     }
 
 

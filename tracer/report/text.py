@@ -41,6 +41,7 @@ from tracer.report.wording import (
 from tracer.trace import FailedFork, Frame, LateReaping, Leak, Library, Share, Stack, Trace
 
 MAX_STACKS = 20  # shown a section; the JSON report has them all
+LATE = "the script's frames were read some milliseconds after the fork: it may have gone on to other lines"
 MAX_FRAMES = 40
 MAX_WAITS = 4
 MAX_PARENTS = 6
@@ -205,6 +206,8 @@ def _stack(page: Page, stack: Stack, why_none: str = "") -> None:
         )
     if hidden := sum(map(len, runs[MAX_FRAMES:])):
         page.line("     ", (f"… {counted(hidden, 'more frame')}; --json has them all", DIM))
+    if stack.read_late:
+        page.prose(LATE, style=WARN, indent=5)
     if stack.cut:
         page.prose(f"… the stack ends here: {visible(stack.cut)}", style=WARN, indent=5)
 

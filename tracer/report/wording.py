@@ -12,6 +12,8 @@ from tracer.trace import Frame, Leak, Library, Parent, Totals, Trace
 
 KIND_OF_LIBRARY: Mapping[str, str] = {
     "deb": "Debian package",
+    "apk": "Alpine package",
+    "rpm": "RPM package",
     "elf": "ELF file",
     "gem": "Ruby gem",
     "python": "Python package",

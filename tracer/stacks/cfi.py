@@ -85,7 +85,7 @@ class Fde(NamedTuple):
 
 
 class CfiTable:
-    """``row`` is all there is to it.  ``indexed``: the file has a sorted table that this can use."""
+    """``row`` is what unwinding needs.  ``indexed``: the file has a sorted table that this can use."""
 
     def __init__(self, elf: ElfFile) -> None:
         self._elf = elf
@@ -107,6 +107,14 @@ class CfiTable:
             self._rows.clear()
         self._rows[address] = row
         return row
+
+    def function(self, address: int) -> tuple[int, int] | None:
+        """Start and end of the code around a virtual address that one entry covers.  Raises BadElf."""
+        try:
+            fde = self._find(address)
+        except (IndexError, struct.error):
+            raise BadElf("has an unwind table that ends early") from None
+        return None if fde is None else (fde.start, fde.end)
 
     @property
     def indexed(self) -> bool:

@@ -57,9 +57,12 @@ class Root:
     def of(cls, pid: int) -> Root:
         return cls(_open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY))
 
-    def open(self, path: str, max_size: int = MAX_FILE) -> int:
-        """A descriptor for reading the regular file at a path as the process sees it.  Raises FileRefused."""
-        return _reopen(self._locate(path), path, max_size)
+    def open(self, path: str, max_size: int = MAX_FILE, follow: bool = True) -> int:
+        """A descriptor for reading the regular file at a path as the process sees it.  Raises FileRefused.
+
+        follow: also where the path itself is a symbolic link.
+        """
+        return _reopen(self._openat2(path, os.O_PATH | (0 if follow else os.O_NOFOLLOW)), path, max_size)
 
     def read(self, path: str, limit: int) -> bytes:
         """The file's whole content.  Refuses more than ``limit`` bytes.

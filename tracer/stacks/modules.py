@@ -38,6 +38,7 @@ class Module:
 
     path: as the target sees it, without the kernel's " (deleted)".  elf: None when it cannot be read; ``problem``
     then completes "it ...".  root: the target's root directory, None for the vdso.  build_id: in hexadecimal.
+    layouts: what was learnt of the interpreter in it, by its name.
     notes: a sentence for each thing that could not be read of it.  steps, frames: what ``unwind`` and ``symbolize``
     remember, by virtual address.
     """
@@ -57,6 +58,7 @@ class Module:
         self.build_id = elf.build_id if elf else None
         self.cfi = CfiTable(elf) if elf else None
         self.notes: dict[str, None] = {}
+        self.layouts: dict[str, tuple[int, ...]] = {}
         self.steps: dict[int, Step | None] = {}
         self.frames: dict[int, Frame] = {}
         self._line_budget = budget()

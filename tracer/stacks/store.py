@@ -12,25 +12,34 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from tracer import procfs, records, trace
 from tracer.blame.attribute import Blamer
+from tracer.blame.rules import Rules
 from tracer.lifecycle.task import pid_of
 from tracer.records import CodeRecord, StackSample, Walk
 from tracer.stacks import maps, registers
 from tracer.stacks.elf import BadElf
 from tracer.stacks.interpreters.base import Found
+from tracer.stacks.interpreters.late import Memory
 from tracer.stacks.interpreters.merge import ScriptFrame, merge
-from tracer.stacks.interpreters.scripts import LANGUAGES, Scripts
+from tracer.stacks.interpreters.scripts import COMPILED, LANGUAGES, MISSED, Scripts, is_loop
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module, Modules
+from tracer.stacks.perfmap import PerfMaps, explain, runtime_of
 from tracer.stacks.symbolize import symbolize
 from tracer.stacks.unwind import RawFrame, Unwound, frame_at, unwind
 
 MAX_SPACES = 1024  # address spaces kept, the longest unused goes first
 MAX_STACKS = 100_000  # different stacks; further ones are counted under "no stack"
 MAX_WAYS = 50_000
+MAX_NOTES = 16
+NO_JAVA_NAMES = (
+    "the Java frames of process {pid} have no names: "
+    "`jcmd {pid} Compiler.perfmap` writes them (Java 17 or newer)"
+)
 SIGNAL_RETURNS = ("__restore_rt", "__restore")
 GONE = "the process was gone before its memory map could be read"
 
@@ -46,27 +55,32 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """A stack as it was taken.  found: the interpreter whose frames ``script`` are."""
+    """A stack as it was taken.  found: the interpreter whose frames ``script`` are.  late: which were read after the
+    fork.
+    """
 
     frames: tuple[RawFrame, ...]
     cut: str | None
     script: tuple[ScriptFrame, ...] = ()
     found: Found | None = None
+    late: bool = False
 
 
 class StackStore:
     """Ids start at 1; 0 is "no stack".  dropped: samples beyond ``MAX_STACKS`` different stacks."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, rules: Rules | None = None) -> None:
         self._kernel = kernel
         self._modules = Modules()
-        self._blamer = Blamer()
+        self._blamer = Blamer(rules)
         self._scripts = Scripts(kernel)
+        self._perf_maps = PerfMaps()
+        self._notes: dict[str, None] = {}
         self._spaces: OrderedDict[tuple[int, int], AddressSpace] = OrderedDict()
         self._latest: OrderedDict[int, AddressSpace] = OrderedDict()  # by image, whatever its mappings were
         self._ids: dict[tuple[object, ...], int] = {}
         self._raw: list[_Raw] = []
-        self._ways: dict[tuple[int, int, int, int, int], int] = {}
+        self._ways: dict[tuple[int, ...], list[int]] = {}  # hashes of what each way holds
         self._finished: dict[int, trace.Stack] = {}
         self.dropped = 0
 
@@ -81,11 +95,17 @@ class StackStore:
         if space is None:
             return self._intern(_Raw((), GONE))
         modules = partial(self._module, sample)
-        unwound = unwind(space, modules, regs, sp, sample.stack)
-        found = self._scripts.recognise(sample.image, space, modules) if sample.image else None
-        script = self._scripts.frames(sample)
-        ident = self._intern(_Raw(unwound.frames, unwound.cut or self._scripts.cut(sample), script, found))
-        if ident and exact and sample.image and unwound.frames and self._is_settled(sample, found):
+        unwound = unwind(space, modules, regs, sp, sample.stack, sample.holes, sample.gap)
+        frames = self._named(sample, space, unwound.frames)
+        found = (
+            self._scripts.recognise(sample.image, self._alive(sample), space, modules)
+            if sample.image
+            else None
+        )
+        ident = self._intern(self._with_script(sample, space, frames, unwound.cut, found))
+        # Cut at a page that was not in memory: next time it may be.
+        whole = unwound.frames and not (unwound.cut and sample.holes)
+        if ident and exact and sample.image and whole and self._is_settled(sample, found):
             self._tell_kernel(sample, regs, sp, ident, unwound)
         return ident
 
@@ -98,12 +118,33 @@ class StackStore:
         pid = pid_of(identity)
         space = _read_maps(pid)
         if space is not None and self._kernel.image_of(identity) == image:
-            self._scripts.recognise(image, space, partial(self._modules.of, pid))
+            self._scripts.recognise(image, pid, space, partial(self._modules.of, pid))
+
+    def _with_script(
+        self,
+        sample: StackSample,
+        space: AddressSpace,
+        frames: tuple[RawFrame, ...],
+        cut: str | None,
+        found: Found | None,
+    ) -> _Raw:
+        if found is not None and self._scripts.is_missed(sample, found):
+            memory = self._open_memory(sample, space)
+            if memory is not None:
+                with memory:
+                    native = [symbolize(frame) for frame in frames]
+                    late = self._scripts.late(sample, found, memory, native, cut is None)
+                if late:
+                    return _Raw(frames, cut, late, found, late=True)
+        script = self._scripts.frames(sample)
+        if cut and script and found is not None and sample.walk == Walk.DONE:
+            cut = f"{cut}; the {LANGUAGES[found.language].name} frames are all here"
+        return _Raw(frames, cut or self._scripts.cut(sample), script, found)
 
     @staticmethod
     def _is_settled(sample: StackSample, found: Found | None) -> bool:
         """Whether the next fork of this stack would be told from another: not while a walker is still missing."""
-        return found is None or not found.value or sample.walk != Walk.NONE
+        return found is None or not found.value or sample.walk not in MISSED
 
     def stack(self, ident: int) -> trace.Stack:
         """Symbolized and attributed; remembered."""
@@ -113,17 +154,17 @@ class StackStore:
             modules = {frame.module.path: frame.module for frame in raw.frames if frame.module}
             frames = tuple(symbolize(frame) for frame in raw.frames)
             if raw.found is not None:
-                language = LANGUAGES[raw.found.language]
-                path = raw.found.module.path
+                found, path = raw.found, raw.found.module.path
+                compiled = found.language in COMPILED
                 frames = merge(
                     frames,
                     raw.script,
-                    language.name,
-                    lambda frame: frame.module == path,
-                    lambda frame: language.is_loop(frame.function or ""),
+                    LANGUAGES[found.language].name,
+                    lambda frame: frame.module == path or (compiled and frame.module is None),
+                    lambda frame: frame.module is None or is_loop(found, frame),
                 )
             finished = self._finished[ident] = self._blamer.attribute(
-                trace.Stack(ident, frames, raw.cut), modules
+                trace.Stack(ident, frames, raw.cut, read_late=raw.late), modules
             )
         return finished
 
@@ -148,11 +189,12 @@ class StackStore:
 
     def notes(self) -> tuple[str, ...]:
         """What could not be read of the mapped files, a sentence each."""
-        return (*self._scripts.notes, *self._modules.notes())
+        return (*self._scripts.notes, *self._notes, *self._modules.notes())
 
     def close(self) -> None:
         self._spaces.clear()
         self._latest.clear()
+        self._perf_maps.close()
         self._modules.close()
 
     # --- address spaces ------------------------------------------------------------------------------------
@@ -167,14 +209,19 @@ class StackStore:
         space = self._read(sample)
         if space is None:
             return self._latest.get(sample.image), False
-        if sample.image:
+        exact = space.code_pages == sample.exec_vm
+        if sample.image and exact:
             _keep(self._spaces, key, space)
             _keep(self._latest, sample.image, space)
             self._kernel.remember_space(*key)
-        return space, True
+        return space, exact
 
     def _read(self, sample: StackSample) -> AddressSpace | None:
-        """/proc/PID/maps of the forker, or of the child, which has a copy of it until it execs."""
+        """/proc/PID/maps of the forker, or of the child, which has a copy of it until it execs.
+
+        Code that was mapped or unmapped since the fork shows in the number of its pages; then it is the best there is.
+        """
+        since_changed = None
         for pid in (pid_of(sample.task), sample.child):
             stat = procfs.read_stat(pid) if pid else None
             if stat is None:
@@ -183,23 +230,65 @@ class StackStore:
             if pid != sample.child and identity != sample.task:
                 continue  # the pid is another process's by now
             space = _read_maps(pid)
-            if sample.image and self._kernel.image_of(identity) != sample.image:
-                continue  # it has run another program since
-            if space is not None:
+            if space is None or (sample.image and self._kernel.image_of(identity) != sample.image):
+                continue  # it is gone, or has run another program since
+            if space.code_pages == sample.exec_vm:
                 return space
+            if space.mappings:
+                since_changed = space
+        return since_changed
+
+    def _open_memory(self, sample: StackSample, space: AddressSpace) -> Memory | None:
+        """Of the forker while its thread is there, or of the child, which has a copy of it until it execs."""
+        forker = pid_of(sample.task)
+        for pid, tid in ((forker, sample.tid), (sample.child, sample.child)):
+            with suppress(OSError):
+                memory = Memory(pid, space)
+                stat = procfs.read_stat(pid)
+                identity = procfs.identity(stat) if stat is not None else 0
+                same = pid == sample.child or identity == sample.task
+                same_image = bool(sample.image) and self._kernel.image_of(identity) == sample.image
+                if same and same_image and Path(f"/proc/{pid}/task/{tid}").is_dir():
+                    return memory
+                memory.close()
         return None
 
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
-        """Files are opened through a process that has them mapped: whoever of the two is still there."""
+        """Files are opened through a process that has them mapped."""
+        return self._modules.of(self._alive(sample), mapping)
+
+    @staticmethod
+    def _alive(sample: StackSample) -> int:
+        """Whoever of the forker and the child is still there."""
         pids = [pid_of(sample.task), sample.child]
-        alive = next((pid for pid in pids if pid and os.path.lexists(f"/proc/{pid}/root")), pids[0])
-        return self._modules.of(alive, mapping)
+        there = (pid for pid in pids if pid and os.path.exists(f"/proc/{pid}/root"))  # noqa: PTH110 - a hot path
+        return next(there, pids[0])
+
+    def _named(
+        self, sample: StackSample, space: AddressSpace, frames: tuple[RawFrame, ...]
+    ) -> tuple[RawFrame, ...]:
+        """The frames, those in anonymous memory with what the process's perf map calls them."""
+        if all(frame.module is not None for frame in frames):
+            return frames
+        runtime = runtime_of(space)
+        pid = self._alive(sample)
+        perf_map = self._perf_maps.of(sample.image or pid, pid)
+        if perf_map is None:
+            if runtime == "java" and len(self._notes) < MAX_NOTES:
+                self._notes[NO_JAVA_NAMES.format(pid=pid_of(sample.task))] = None
+            return frames
+        named = []
+        for frame in frames:
+            name = perf_map.find(frame.vaddr) if frame.module is None else None
+            named.append(frame if name is None else frame._replace(name=explain(name, runtime)))
+        return tuple(named)
 
     # --- ids -----------------------------------------------------------------------------------------------
 
     def _intern(self, raw: _Raw) -> int:
         found = raw.found.module if raw.found and raw.script else None
-        key = (raw.cut, found, raw.script, *((frame.module, frame.vaddr) for frame in raw.frames))
+        places = ((frame.module, frame.name or frame.vaddr) for frame in raw.frames)
+        key = (raw.cut, found, raw.script, raw.late, *places)
         ident = self._ids.get(key)
         if ident is None:
             if len(self._raw) >= MAX_STACKS:
@@ -216,10 +305,6 @@ class StackStore:
         if len(words) > records.KNOWN_WORDS or len(used) > records.KNOWN_REGS:
             return
         key = sample.image, regs[registers.RA], sp, sample.fingerprint, sample.exec_vm & 0xFFFFFFFF
-        way = self._ways.get(key, 0)
-        if len(self._ways) >= MAX_WAYS:
-            self._ways.clear()
-        self._ways[key] = (way + 1) % records.KNOWN_WAYS
         unused_regs, unused_words = records.KNOWN_REGS - len(used), records.KNOWN_WORDS - len(words)
         value = records.KNOWN_STACK.pack(
             ident,
@@ -235,7 +320,22 @@ class StackStore:
             *(word for _, word in words),
             *(0,) * unused_words,
         )
-        self._kernel.remember_stack(records.STACK_KEY.pack(*key, way), value)
+        self._kernel.remember_stack(records.STACK_KEY.pack(*key, self._way(key, value)), value)
+
+    def _way(self, key: tuple[int, ...], value: bytes) -> int:
+        """Where it was before (many samples of one stack may be in the ring already), a free way, or any."""
+        if len(self._ways) >= MAX_WAYS:
+            self._ways.clear()
+        ways = self._ways.setdefault(key, [])
+        mark = hash(value)
+        if mark in ways:
+            return ways.index(mark)
+        if len(ways) < records.KNOWN_WAYS:
+            ways.append(mark)
+            return len(ways) - 1
+        way = mark % records.KNOWN_WAYS
+        ways[way] = mark
+        return way
 
 
 def _is_signal_frame(frame: RawFrame) -> bool:

@@ -20,6 +20,9 @@ def symbolize(raw: RawFrame) -> Frame:
     """
     module = raw.module
     if module is None:
+        if raw.name is not None:
+            function, file, language = raw.name
+            return Frame(function, file, None, None, language, offset=raw.vaddr)
         return Frame(function=None, file=None, line=None, module=None, offset=raw.vaddr)
     frame = module.frames.get(raw.vaddr)
     if frame is None:

@@ -19,6 +19,7 @@ from tracer.stacks.source import BytesSource
 
 MAX_TABLE = 128 << 20  # bytes of symbols, and of their names
 MAX_DEBUG_DATA = 128 << 20  # bytes of .gnu_debugdata when decompressed
+MAX_PREFIXED = 8192  # symbols of one prefix
 MAX_NAME = 8192  # characters; longer mangled names are cut
 _LZMA_MEMORY = 256 << 20
 _LOOK_BACK = 64  # symbols before an address looked at: aliases, and labels within a function
@@ -159,10 +160,36 @@ def find_symbols(elf: ElfFile, names: Sequence[str]) -> dict[str, int]:
             while at >= 0:
                 wanted[at] = name
                 at = strings.find(name.encode() + b"\0", at + 1)
+        if not wanted:
+            continue
         data = elf.contents(section, MAX_TABLE)
         for offset, _, _, index, value, _ in _ENTRY.iter_unpack(
             data[: len(data) // _ENTRY.size * _ENTRY.size]
         ):
             if index and value and offset in wanted:
                 found.setdefault(wanted[offset], value)
+    return found
+
+
+def find_prefixed(elf: ElfFile, prefix: str) -> dict[str, tuple[int, int]]:
+    """(virtual address, size) of the symbols that the file defines under names with a prefix.  Raises BadElf."""
+    found: dict[str, tuple[int, int]] = {}
+    sought = b"\0" + prefix.encode()
+    for section in elf.sections:
+        if section.kind not in ("SHT_DYNSYM", "SHT_SYMTAB") or section.link >= len(elf.sections):
+            continue
+        strings = elf.contents(elf.sections[section.link], MAX_TABLE)
+        wanted: dict[int, str] = {}
+        at = strings.find(sought)
+        while at >= 0 and len(wanted) < MAX_PREFIXED:
+            wanted[at + 1] = string_at(strings[at + 1 : at + 1 + MAX_NAME], 0)
+            at = strings.find(sought, at + 1)
+        if not wanted:
+            continue
+        data = elf.contents(section, MAX_TABLE)
+        for offset, _, _, index, value, size in _ENTRY.iter_unpack(
+            data[: len(data) // _ENTRY.size * _ENTRY.size]
+        ):
+            if index and value and offset in wanted:
+                found.setdefault(wanted[offset], (value, size))
     return found

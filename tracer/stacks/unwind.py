@@ -21,7 +21,8 @@ from tracer.stacks.elf import BadElf
 from tracer.stacks.expression import BadExpression, evaluate
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module
-from tracer.stacks.registers import BP, RA, SP
+from tracer.stacks.perfmap import PerfName
+from tracer.stacks.registers import BP, PAGE_SIZE, RA, SP
 
 MAX_FRAMES = 128
 MAX_STEPS = 1 << 16  # steps kept a module
@@ -36,12 +37,13 @@ class RawFrame(NamedTuple):
     """A tuple because twenty are made for each fork, and dataclasses take three times as long.
 
     vaddr: address within the module as linked, of the call rather than of what follows it; the pc without a module.
-    pc: address in memory, of what runs next in this frame.
+    pc: address in memory, of what runs next in this frame.  name: what a perf map says of code without a module.
     """
 
     module: Module | None
     vaddr: int
     pc: int
+    name: PerfName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +101,41 @@ class _Value(NamedTuple):
 
 
 class _Lost(NamedTuple):
-    """A register whose value cannot be known, and why."""
+    """A register whose value cannot be known, why, and what that was found out from."""
 
     reason: str
+    words: dict[int, int] = {}  # noqa: RUF012 - never changed
+    registers: frozenset[int] | set[int] = frozenset()
 
 
 class _Stack:
     """The copy, the registers of the current frame, and the record of what was read and found."""
 
-    __slots__ = ("_data", "_regs", "_size", "frames", "registers", "sp", "where", "words")
+    __slots__ = (
+        "_data",
+        "_gap",
+        "_gap_size",
+        "_holes",
+        "_regs",
+        "_resumes",
+        "_size",
+        "frames",
+        "registers",
+        "sp",
+        "where",
+        "words",
+    )
 
-    def __init__(self, regs: dict[int, int], sp: int, data: bytes | memoryview) -> None:
+    def __init__(
+        self, regs: dict[int, int], sp: int, data: bytes | memoryview, holes: int, gap: tuple[int, int]
+    ) -> None:
         self._data = data
         self._regs = regs
         self.sp = sp
-        self._size = len(data)
+        self._gap, self._gap_size = gap
+        self._resumes = self._gap + self._gap_size  # the offset at which the copy goes on
+        self._size = len(data) + self._gap_size
+        self._holes = holes
         self.frames: list[RawFrame] = []
         self.words: dict[int, int] = {}
         self.registers: set[int] = set()
@@ -126,11 +148,20 @@ class _Stack:
         if value is None:
             if not self.holds(offset):
                 raise _Cut(self._outside(offset))
-            value = self.words[offset] = _WORD.unpack_from(self._data, offset)[0]
+            at = offset if offset < self._gap else offset - self._gap_size
+            value = self.words[offset] = _WORD.unpack_from(self._data, at)[0]
         return value
 
     def holds(self, offset: int) -> bool:
-        return 0 <= offset <= self._size - 8
+        if self._gap - 8 < offset < self._resumes:
+            return False
+        return 0 <= offset <= self._size - 8 and not (self._holes and self._in_hole(offset))
+
+    def _in_hole(self, offset: int) -> bool:
+        start = (self.sp + self._resumes) % PAGE_SIZE + offset - self._resumes
+        if start < 0:  # ahead of the gap
+            return False
+        return bool((self._holes >> start // PAGE_SIZE | self._holes >> (start + 7) // PAGE_SIZE) & 1)
 
     def read(self, address: int, size: int) -> int:
         """1 to 8 bytes at an address, for an expression.  The words that hold them are recorded."""
@@ -153,10 +184,10 @@ class _Stack:
             return value
         if isinstance(where, int):
             return self.word(where)
-        if isinstance(where, _Lost):
-            raise _Cut(where.reason)
         self.words.update(where.words)
         self.registers.update(where.registers)
+        if isinstance(where, _Lost):
+            raise _Cut(where.reason)
         return where.value
 
     def computed(self, compute: Callable[[], int]) -> _Value | _Lost:
@@ -166,17 +197,19 @@ class _Stack:
         try:
             return _Value(compute() & _MASK, self.words, self.registers)
         except _Cut as cut:
-            return _Lost(str(cut))
+            return _Lost(str(cut), self.words, self.registers)
         except BadExpression as error:
-            return _Lost(str(error))
+            return _Lost(str(error), self.words, self.registers)
         finally:
             self.words, self.registers = words, registers
 
     def _outside(self, offset: int) -> str:
         if offset < 0:
             return "a frame lies below the stack pointer, on another stack"
+        if offset <= self._size - 8:
+            return f"the stack's page {offset} bytes above the stack pointer is not in memory"
         if offset < self._size + (1 << 20):
-            return f"stack copy ends at {self._size} bytes"
+            return f"stack copy ends at {len(self._data)} bytes"
         return "a frame lies far above the stack pointer, on another stack"
 
 
@@ -186,6 +219,8 @@ def unwind(
     regs: dict[int, int],
     sp: int,
     stack: bytes | memoryview,
+    holes: int = 0,
+    gap: tuple[int, int] = (0, 0),
     *,
     max_frames: int = MAX_FRAMES,
 ) -> Unwound:
@@ -193,9 +228,11 @@ def unwind(
 
     modules: for the process the space belongs to, as ``partial(modules.of, pid)``; asked once a mapping, the answer
     stays with the space.  regs: by DWARF number, with 16 (the pc).  sp: where the copy ``stack`` starts.
+    gap: where in it how many bytes of no interest were left out.  holes: bit n is set when the n-th page, counted from
+    sp's or the gap's end, is not in the copy.
     Never raises for what the target did: a reason to stop is ``Unwound.cut``.
     """
-    memory = _Stack(regs, sp, stack)
+    memory = _Stack(regs, sp, stack, holes, gap)
     try:
         _walk(space, modules, memory, regs[RA], max_frames)
         cut = None

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tracer.blame import databases as kept
 from tracer.blame import dpkg
-from tracer.blame.dpkg import Databases, Package
+from tracer.blame.listing import Package
 
 from .roots import make_database, make_files, root_at, stanza
 
@@ -39,7 +40,7 @@ def test_against_dpkg_itself() -> None:
     found = subprocess.check_output(
         ["dpkg", "-S", *rng.sample(files, min(150, len(files)))], text=True
     ).splitlines()
-    databases, root = Databases(), root_at(Path("/"))
+    databases, root = dpkg.databases(), root_at(Path("/"))
     checked = 0
     for owners, path in (line.split(": ") for line in found if not line.startswith("diversion by")):
         if ", " not in owners:  # a diverted file's: test_diversions
@@ -50,7 +51,7 @@ def test_against_dpkg_itself() -> None:
 
 def test_mapped_files_of_this_process_against_dpkg() -> None:
     """Real paths, as the kernel shows them: dpkg may know them without /usr."""
-    databases, root = Databases(), root_at(Path("/"))
+    databases, root = dpkg.databases(), root_at(Path("/"))
     lines = Path("/proc/self/maps").read_text().splitlines()
     mapped = {line.split(None, 5)[5] for line in lines if "/" in line and " r-xp " in line}
     owners = {path: databases.owner(root, path) for path in mapped}
@@ -83,7 +84,7 @@ def test_multiarch_list_names(tmp_path: Path) -> None:
             "foreign": ["/usr/bin/foreign"],
         },
     )
-    databases, root = Databases(), root_at(tmp_path)
+    databases, root = dpkg.databases(), root_at(tmp_path)
     assert databases.owner(root, SONAME) == Package("libc6", "2.36-9")
     assert databases.owner(root, "/usr/lib/i386-linux-gnu/libc.so.6") == Package("libc6", "2.35-1")
     assert databases.owner(root, "/usr/sbin/nginx") == Package("nginx", "1:1.22.1-9+deb12u1~x")
@@ -116,13 +117,13 @@ def test_merged_usr(tmp_path: Path, listed: str, mapped: str) -> None:
         (tmp_path / directory).symlink_to(f"usr/{directory}")
     make_files(tmp_path, listed)
     make_database(tmp_path, [stanza("it", "1")], {"it": [listed]})
-    assert Databases().owner(root_at(tmp_path), mapped) == Package("it", "1")
+    assert dpkg.databases().owner(root_at(tmp_path), mapped) == Package("it", "1")
 
 
 def test_two_files_in_a_root_that_is_not_merged(tmp_path: Path) -> None:
     make_files(tmp_path, "/lib/libx.so.1", "/usr/lib/libx.so.1")
     make_database(tmp_path, [stanza("it", "1")], {"it": ["/lib/libx.so.1"]})
-    databases, root = Databases(), root_at(tmp_path)
+    databases, root = dpkg.databases(), root_at(tmp_path)
     assert databases.owner(root, "/lib/libx.so.1") == Package("it", "1")
     assert databases.owner(root, "/usr/lib/libx.so.1") is None
 
@@ -135,7 +136,7 @@ def test_diversions(tmp_path: Path) -> None:
     )
     diversions = ["/usr/bin/pg", "/usr/bin/pg.libpq", "common", "/usr/bin/tool", "/usr/bin/tool.real", ":"]
     (tmp_path / "var/lib/dpkg/diversions").write_text("".join(f"{line}\n" for line in diversions))
-    databases, root = Databases(), root_at(tmp_path)
+    databases, root = dpkg.databases(), root_at(tmp_path)
     assert databases.owner(root, "/usr/bin/pg") == Package("common", "2")
     assert databases.owner(root, "/usr/bin/pg.libpq") == Package("libpq", "15")
     assert databases.owner(root, "/usr/bin/tool") is None  # the administrator's own
@@ -152,7 +153,7 @@ def test_packages_without_files(tmp_path: Path) -> None:
         ],
         {"removed": ["/usr/bin/r"], "never": ["/usr/bin/n"], "half": ["/usr/bin/h"]},
     )
-    databases, root = Databases(), root_at(tmp_path)
+    databases, root = dpkg.databases(), root_at(tmp_path)
     assert databases.owner(root, "/usr/bin/r") is None
     assert databases.owner(root, "/usr/bin/n") is None
     assert databases.owner(root, "/usr/bin/h") == Package("half", "1")
@@ -160,7 +161,7 @@ def test_packages_without_files(tmp_path: Path) -> None:
 
 def test_an_upgrade_during_the_trace(tmp_path: Path) -> None:
     make_database(tmp_path, [stanza("it", "1")], {"it": ["/usr/bin/it"]})
-    databases, root = Databases(), root_at(tmp_path)
+    databases, root = dpkg.databases(), root_at(tmp_path)
     assert databases.owner(root, "/usr/bin/it") == Package("it", "1")
     status = tmp_path / "var/lib/dpkg/status"
     (tmp_path / "status-new").write_text(stanza("it", "2"))
@@ -171,19 +172,19 @@ def test_an_upgrade_during_the_trace(tmp_path: Path) -> None:
 
 
 def test_a_root_without_dpkg(tmp_path: Path) -> None:
-    assert Databases().owner(root_at(tmp_path), SONAME) is None
+    assert dpkg.databases().owner(root_at(tmp_path), SONAME) is None
 
 
 def test_only_so_many_roots_are_kept(tmp_path: Path) -> None:
-    databases = Databases()
+    databases = dpkg.databases()
     roots = []
-    for n in range(dpkg.MAX_ROOTS + 2):
+    for n in range(kept.MAX_ROOTS + 2):
         make_database(tmp_path / str(n), [stanza("it", str(n))], {"it": ["/usr/bin/it"]})
         roots.append(root_at(tmp_path / str(n)))
     for _ in range(2):
         for n, root in enumerate(roots):
             assert databases.owner(root, "/usr/bin/it") == Package("it", str(n))
-    assert len(databases._kept) == dpkg.MAX_ROOTS
+    assert len(databases._kept) == kept.MAX_ROOTS
 
 
 class TestHostileDatabase:
@@ -200,7 +201,7 @@ class TestHostileDatabase:
         return directory
 
     def check(self, directory: Path) -> None:
-        databases, root = Databases(), root_at(directory)
+        databases, root = dpkg.databases(), root_at(directory)
         assert databases.owner(root, "/usr/bin/good") == Package("good", "1")
         assert databases.owner(root, "/usr/bin/evil") is None
 
@@ -252,12 +253,12 @@ class TestHostileDatabase:
         (directory / "x/var/lib/dpkg/info/worse.list").rename(directory / "var/lib/dpkg/info/worse.list")
         (directory / "var/lib/dpkg/info/evil.list").unlink()
         self.check(directory)
-        assert Databases().owner(root_at(directory), "/usr/bin/worse") == Package("worse", None)
+        assert dpkg.databases().owner(root_at(directory), "/usr/bin/worse") == Package("worse", None)
 
     def test_a_status_that_is_a_fifo(self, directory: Path) -> None:
         (status := directory / "var/lib/dpkg/status").unlink()
         os.mkfifo(status)
-        assert Databases().owner(root_at(directory), "/usr/bin/good") is None
+        assert dpkg.databases().owner(root_at(directory), "/usr/bin/good") is None
 
 
 def test_speed_on_thousands_of_packages(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_speed_on_thousands_of_packages(tmp_path: Path) -> None:
         [stanza(name, "1") for name in names],
         {name: [f"/usr/lib/{name}/file{n}.so" for n in range(100)] for name in names},
     )
-    databases, root = Databases(), root_at(tmp_path)
+    databases, root = dpkg.databases(), root_at(tmp_path)
     start = time.process_time()
     assert databases.owner(root, "/usr/lib/package2999/file99.so") == Package("package2999", "1")
     loaded = time.process_time()

@@ -268,7 +268,7 @@ def test_debian_s_distributions_against_its_python() -> None:
 
 
 def test_hostile_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "MAX_RECORDS", 1000)
+    monkeypatch.setattr(distribution, "MAX_RECORDS", 1000)  # the list is not kept
     make_texts(
         tmp_path,
         distribution_files("big", "1", "big/a.py", *(f"big/{n}.py" for n in range(100))),

@@ -27,6 +27,7 @@ STACK = Stack(
     forked_by=LIBFOO,
     responsible=LIBFOO,
     chain=(LIBC, LIBFOO),
+    read_late=True,
 )
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.export import folded, svg
+from tracer.export.attribution import ALL_FORKS, LEAKED
 from tracer.trace import Frame, Library, Stack, Trace
 
 NS = "{http://www.w3.org/2000/svg}"
@@ -24,7 +25,7 @@ NS = "{http://www.w3.org/2000/svg}"
 
 def drawn(trace: Trace, all_forks: bool = False) -> str:
     out = io.StringIO()
-    svg.write(trace, out, all_forks)
+    svg.write(trace, out, ALL_FORKS if all_forks else LEAKED)
     return out.getvalue()
 
 
@@ -89,7 +90,7 @@ def refolded(frames: list[Drawn]) -> dict[str, int]:
 
 def folded_counts(trace: Trace, all_forks: bool) -> dict[str, int]:
     out = io.StringIO()
-    folded.write(trace, out, all_forks)
+    folded.write(trace, out, ALL_FORKS if all_forks else LEAKED)
     return {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in out.getvalue().splitlines()}
 
 

@@ -118,6 +118,22 @@ ctypes.CDLL(None).syscall({exit_thread}, 0)
         until(lambda: zombie(process.pid))
 
 
+@pytest.mark.parametrize(
+    ("state", "flags", "threads", "ending"),
+    [
+        ("S", 0x400000, 1, False),
+        ("R", 0x400004, 1, True),  # PF_EXITING
+        ("R", 0x400004, 2, False),  # its leader is on its way out, another thread goes on
+        ("Z", 0x40000C, 2, False),
+        ("Z", 0x40000C, 1, True),
+    ],
+)
+def test_a_process_in_its_exit_is_ending(state: str, flags: int, threads: int, ending: bool) -> None:
+    numbers = [1, 1, 1, 0, -1, flags, *[0] * 10, threads, 0, 5, *[0] * 30]
+    stat = procfs.parse_stat(f"7 (x) {state} {' '.join(map(str, numbers))}\n".encode())
+    assert procfs.is_ending(stat) == ending
+
+
 def test_a_thread_tells_its_leader() -> None:
     source = """
 import sys, threading

@@ -68,6 +68,13 @@ def test_any_names_stay_in_their_lines(text: str, width: int) -> None:
         assert line.isprintable()
 
 
+def test_frames_that_were_read_late_are_marked() -> None:
+    late = traces.leak(replace(traces.FOO_STACK, read_late=True))
+    output = " ".join(printed(traces.trace(leaks=(late,)), 120).split())
+    assert "read some milliseconds after the fork: it may have gone on to other lines" in output
+    assert "milliseconds after the fork" not in printed(traces.ONE_LEAK)
+
+
 def test_colour_only_where_asked_for() -> None:
     assert "\x1b" not in printed(traces.ONE_LEAK)
     coloured = printed(traces.ONE_LEAK, force_terminal=True, color_system="standard", no_color=False)

@@ -225,6 +225,20 @@ def test_at_most_so_many_frames() -> None:
     assert (len(found.frames), found.cut) == (20, "more than 20 frames")
 
 
+def test_a_page_that_was_not_in_memory_is_no_zeros() -> None:
+    """The frame's return address lies in the second page; the third one was never touched."""
+    row = by_sp(4096 + 16)
+    words = stack({4096 + 8: CODE + 0x20}, 3 * 512)
+    assert len(unwind(space({0x10: row, 0x1F: by_sp(16)}), nothing, regs(0x10), STACK, words).frames) > 1
+    inside = unwind(space({0x10: row}), nothing, regs(0x10), STACK, words, 0b010)
+    assert (len(inside.frames), inside.cut) == (
+        1,
+        "the stack's page 4104 bytes above the stack pointer is not in memory",
+    )
+    beyond = unwind(space({0x10: row, 0x1F: by_sp(16)}), nothing, regs(0x10), STACK, words, 0b100)
+    assert len(beyond.frames) > 1
+
+
 OFFSETS = st.sampled_from(range(-48, 64, 8))
 RULES = st.one_of(
     st.builds(Rule, st.sampled_from((Kind.OFFSET, Kind.VAL_OFFSET)), OFFSETS),

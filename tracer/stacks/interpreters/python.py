@@ -16,14 +16,17 @@ from importlib.resources import files
 from tracer import records
 from tracer.records import CodeRecord, Language
 from tracer.stacks.elf import BadElf
+from tracer.stacks.interpreters import python_walk
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf, bias
+from tracer.stacks.interpreters.late import Memory, Walked
 from tracer.stacks.interpreters.python_lines import line_of_lnotab, line_of_locations, line_of_pairs
-from tracer.stacks.maps import AddressSpace
+from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module
 from tracer.stacks.symbols import find_symbols
 
 name = "python"
-SUPPORTED = "CPython 3.8 to 3.14"
+MINORS = range(8, 15)
+SUPPORTED = f"CPython 3.{MINORS[0]} to 3.{MINORS[-1]}"
 _FILE = re.compile(r"(?:lib)?python(\d)\.?(\d+)?[a-z]*(?:\.so[.\d]*)?$")
 _SYMBOLS = ("_PyRuntime", "PyCode_Type", "Py_Version")
 _COOKIE = b"xdebugpy"
@@ -93,31 +96,47 @@ def _debug_fields(minor: int) -> tuple[str, ...]:
 
 
 def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
-    """The first mapped file that is a CPython."""
-    for index, mapping in enumerate(space.mappings):
-        match = _FILE.match(mapping.path.rpartition("/")[2])
-        if not match and index:  # the program itself may have CPython built in
-            continue
+    """A file with CPython's or libpython's name, else the program itself, which may have CPython built in."""
+    named = [mapping for mapping in space.mappings if _match(mapping)]
+    for mapping in (*named, *space.mappings[:1]):
         module = modules(mapping)
         if module is None or module.elf is None:
             continue
         try:
-            symbols = _symbols(module)
+            symbols = find_symbols(module.elf, _SYMBOLS)
             if "_PyRuntime" not in symbols:
                 continue
-            return _found(module, bias(mapping, module), symbols, match)
+            addresses = _addresses(mapping, module, symbols) | _copies(space.mappings[0], modules)
+            return _found(module, symbols, addresses, _match(mapping))
         except (BadElf, struct.error) as error:
-            if match:
+            if _match(mapping):
                 return Found(Language.PYTHON, "", module, b"", f"{module.name} {error}")
     return None
 
 
-def _symbols(module: Module) -> dict[str, int]:
-    assert module.elf is not None
-    return find_symbols(module.elf, _SYMBOLS)
+def _match(mapping: Mapping) -> re.Match[str] | None:
+    return _FILE.match(mapping.path.rpartition("/")[2])
 
 
-def _found(module: Module, at: int, symbols: dict[str, int], match: re.Match[str] | None) -> Found:
+def _copies(mapping: Mapping, modules: ModuleOf) -> dict[str, int]:
+    """The program's own: where it refers to a variable of libpython, the linker gave it a copy, which all use."""
+    program = modules(mapping)
+    if program is None or program.elf is None:
+        return {}
+    try:
+        return _addresses(mapping, program, find_symbols(program.elf, _SYMBOLS))
+    except (BadElf, struct.error):
+        return {}
+
+
+def _addresses(mapping: Mapping, module: Module, symbols: dict[str, int]) -> dict[str, int]:
+    at = bias(mapping, module)
+    return {name: at + value for name, value in symbols.items()}
+
+
+def _found(
+    module: Module, symbols: dict[str, int], addresses: dict[str, int], match: re.Match[str] | None
+) -> Found:
     assert module.elf is not None
     runtime = symbols["_PyRuntime"]
     version = ""
@@ -142,8 +161,8 @@ def _found(module: Module, at: int, symbols: dict[str, int], match: re.Match[str
     value = records.INTERPRETER.pack(
         Language.PYTHON,
         3 << 8 | minor,
-        at + runtime,
-        at + symbols["PyCode_Type"],
+        addresses["_PyRuntime"],
+        addresses["PyCode_Type"],
         *layout,
         *(0,) * (records.MAX_LAYOUT - len(layout)),
     )
@@ -201,6 +220,12 @@ def _layouts() -> dict[str, tuple[int, ...]]:
     return {version: tuple(layout) for version, layout in _data().items() if version[0].isdigit()}
 
 
+def walk(memory: Memory, value: bytes, thread: int) -> Walked:
+    """The frames of a thread as they are now; value: what ``find`` gave for the kernel's walker."""
+    _, _, runtime, code_type, *layout = records.INTERPRETER.unpack(value)
+    return python_walk.walk(memory, dict(zip(_fields(), layout, strict=False)), runtime, code_type, thread)
+
+
 def decode(record: CodeRecord, version: str) -> Code:
     """Never raises for what the target sent."""
     minor = int(version.split(".")[1])
@@ -227,7 +252,10 @@ def _text(raw: bytes, length: int, size: int, kind: int, tail: bool) -> str:
     if kind in (2, 4):
         excess = len(data) % kind
         data = data[excess:] if tail else data[: len(data) - excess]
-    text = data.decode(encoding, "replace")
+    try:
+        text = data.decode(encoding, "surrogatepass")  # stray bytes of a path, as os.fsdecode has them
+    except UnicodeDecodeError:
+        text = data.decode(encoding, "replace")
     if length < size:
         return text
     return f"…{text}" if tail else f"{text}…"

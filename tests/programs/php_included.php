@@ -1,0 +1,3 @@
+<?php
+// A part of php_forks.php.
+exec("true");
