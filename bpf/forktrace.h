@@ -13,7 +13,7 @@
 
 #define STACK_PAGE 4096
 #define MAX_TABLE (4 * STACK_PAGE) /* bytes of a line table that are sent */
-#define STACK_MAX (4 * STACK_PAGE) /* bytes copied: bash needs 2-7 KB, python 2-3, ruby 3, node 9 */
+#define STACK_MAX (6 * STACK_PAGE) /* bytes copied: bash needs 2-7 KB, python 2-3, ruby 3, node 11-17 */
 #define REGS_WORDS 21		   /* struct pt_regs, x86-64 */
 #define KNOWN_WORDS 64		   /* stack words that one known stack is recognised by */
 #define KNOWN_REGS 4		   /* and entry registers */

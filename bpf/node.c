@@ -341,7 +341,7 @@ static inline u32 walk_node_frames(void)
 		for (int i = 0; i < TURN; i++) {
 			if (next_frame(s, in, w))
 				continue;
-			if (w->fp)
+			if (w->fp || s->walk != WALK_UNREADABLE)
 				return LANG_NONE;
 			break;
 		}

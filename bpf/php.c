@@ -42,7 +42,7 @@ static inline u64 characters(struct interpreter *in, u64 field)
 /* The next frame; returns whether there may be more, else s->walk says how it ended. */
 static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, struct php_walk *w)
 {
-	u64 data = w->data, function = 0, class = 0, owner = 0, file = 0, opline = 0, code;
+	u64 data = w->data, function = 0, class = 0, owner = 0, name, file = 0, opline = 0, code;
 	u32 line = 0;
 	u8 kind = 0;
 
@@ -63,10 +63,13 @@ static inline u32 next_frame(struct stack_sample *s, struct interpreter *in, str
 			READ_USER(opline, data + in->layout[DATA_OPLINE]);
 			READ_USER(line, opline + in->layout[OPLINE_LINE]);
 		}
-		code = named_code(s->image, LANG_PHP, file, characters(in, function + in->layout[FUNCTION_NAME]), owner);
-		if (!add_frame(s, code, line, 0)) {
-			s->walk = WALK_TOO_DEEP;
-			return 0;
+		name = characters(in, function + in->layout[FUNCTION_NAME]);
+		if (name || file) { /* else the bottom of a fiber's stack, which a frame of nothing is */
+			code = named_code(s->image, LANG_PHP, file, name, owner);
+			if (!add_frame(s, code, line, 0)) {
+				s->walk = WALK_TOO_DEEP;
+				return 0;
+			}
 		}
 	}
 	if (w->data)

@@ -493,11 +493,17 @@ static inline u32 take_iseq(struct stack_sample *s, struct interpreter *in, stru
 	struct iseq_body body = { };
 	struct location l = { };
 
-	if (READ_USER(iseq, f->iseq) || READ_USER(body, iseq.body) || READ_USER(l, iseq.body + 64))
+	if (READ_USER(iseq, f->iseq))
+		return 0;
+	if ((iseq.flags & IMEMO_MASK) != IMEMO_ISEQ) {
+		s->walk = WALK_BROKEN;
+		return 0;
+	}
+	if (READ_USER(body, iseq.body) || READ_USER(l, iseq.body + 64))
 		return 0;
 	u64 position = (f->pc - body.encoded) / 8;
 
-	if ((iseq.flags & IMEMO_MASK) != IMEMO_ISEQ || f->pc < body.encoded || position > body.size) {
+	if (f->pc < body.encoded || position > body.size) {
 		s->walk = WALK_BROKEN;
 		return 0;
 	}

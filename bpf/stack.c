@@ -115,7 +115,7 @@ static inline void copy_stack(struct stack_sample *s, u64 sp)
 }
 
 /* The id of a known stack, or the number of the sample that is sent now. */
-static inline u64 take_stack(struct stack_sample *s)
+static inline u64 take_stack(struct stack_sample *s, u32 type)
 {
 	int zero = 0;
 	u64 *count = sample_count.lookup(&zero);
@@ -137,7 +137,8 @@ static inline u64 take_stack(struct stack_sample *s)
 	if (length > STACK_MAX)
 		return 0;
 	if (samples.ringbuf_output(s, offsetof(struct stack_sample, stack) + length, wake))
-		count_lost(LOST_STACKS);
+		if (type != EV_WAIT_PLACE) /* a wait's place is taken again, and no fork is without a stack */
+			count_lost(LOST_STACKS);
 	return s->number;
 }
 
@@ -150,7 +151,7 @@ static inline int finish_stack(void)
 
 	if (!s || !e)
 		return 0;
-	e->stack = take_stack(s);
+	e->stack = take_stack(s, e->type);
 	send(e);
 	return 0;
 }

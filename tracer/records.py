@@ -66,7 +66,7 @@ REGS_WORDS: Final = 21
 KNOWN_WORDS: Final = 64
 KNOWN_REGS: Final = 4
 KNOWN_WAYS: Final = 4
-STACK_MAX: Final = 4 * 4096
+STACK_MAX: Final = 6 * 4096
 
 MAX_FRAMES: Final = 96
 MAX_LAYOUT: Final = 48

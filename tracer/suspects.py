@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 from tracer import procfs
@@ -19,6 +20,7 @@ from tracer.lifecycle.verdict import SIGCHLD
 from tracer.records import WAIT_ANY
 
 MAX_SUSPECTS = 1000  # processes kept; the one that was in order for longest goes first
+MAX_LOOKS = 200  # at a time: some 0.1 ms each
 STUCK = ("T", "t", "D")
 
 
@@ -57,8 +59,11 @@ class Suspects:
             self._kernel.clear(identity)
 
     def look(self, handlers: Mapping[int, int]) -> None:
-        """At those that have zombies now, and remember how they are.  handlers: addresses of their SIGCHLD handlers."""
-        some = dict(list(handlers.items())[:MAX_SUSPECTS])
+        """At those that have zombies now, and remember how they are.
+
+        handlers: addresses of their SIGCHLD handlers; the first ``MAX_LOOKS`` are looked at.
+        """
+        some = dict(islice(handlers.items(), MAX_LOOKS))
         self.watch(some)
         for identity, address in some.items():
             facts = _now(identity, self._seen[identity])

@@ -1,19 +1,23 @@
 """The CPythons that this machine has, and tests/programs/py_forks.py traced under one of them.
 
-Others come from chroots (scripts/interpreter-matrix).
+Others come from the roots of other distributions (scripts/interpreter-matrix), as for Ruby.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interpreted import PROGRAMS, running
+from support import wait_until
 from tracing import options_for, while_stepping
 
 from tracer.lifecycle.task import Task
@@ -27,15 +31,31 @@ CUT_NAME: Final = 60  # characters at least are left of a name or a path that is
 Place = tuple[str | None, str | None, int | None]  # file, function, line
 
 
-def pythons() -> list[Path]:
-    """Each supported CPython of the machine, and that of the tests, once."""
+class Python(NamedTuple):
+    """root: the directory that the program is run in, by chroot."""
+
+    program: Path
+    root: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.root.name}:{self.program}" if self.root else str(self.program)
+
+    def command(self) -> list[str | Path]:
+        return ["chroot", self.root, self.program] if self.root else [self.program]
+
+
+def pythons() -> list[Python]:
+    """Each supported CPython of the machine, and that of the tests; those of the roots below FORKTRACE_ROOTS."""
     found = [Path(sys.executable)]
     for minor in MINORS:
         name = f"python3.{minor}"
         found += [Path("/usr/bin") / name, Path("/usr/local/bin") / name]
         found += sorted((Path.home() / ".pyenv/versions").glob(f"3.{minor}.*/bin/{name}"))
     there = {path.resolve(): path for path in reversed(found) if path.is_file()}
-    return sorted(there.values())
+    roots = os.environ.get("FORKTRACE_ROOTS")
+    others = sorted(Path(roots).glob("*/usr/bin/python3.[0-9]*[0-9]")) if roots else []
+    inside = [Python(Path("/usr/bin") / program.name, program.parents[2]) for program in others]
+    return [Python(program) for program in sorted(there.values())] + inside
 
 
 @dataclass(frozen=True)
@@ -68,30 +88,73 @@ class Traced:
     stacks: int
 
 
-def trace_python(command: Sequence[str | Path], directory: Path, cases: Sequence[str] = ()) -> Traced:
+def trace_python(python: Python, directory: Path, cases: Sequence[str] = (), light: bool = False) -> Traced:
     """py_forks.py from its "go" until it is ready, with the walker there from the first fork on.
 
-    command: the interpreter, with options.  directory: empty; the program is copied there.
+    directory: empty; the program is copied there, or into the interpreter's root.
     """
-    build.build_walker("python", build.Options())  # into the cache: loading it takes no time then
+    with directory_for(python, directory) as place:
+        program, work = (within(python, path) for path in copy_program(place))
+        return trace_command([*python.command(), program, "--wait", work, *cases], light=light)
+
+
+@contextmanager
+def directory_for(python: Python, directory: Path) -> Iterator[Path]:
+    if python.root is None:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(dir=python.root / "tmp") as inside:
+        yield Path(inside)
+
+
+def within(python: Python, path: Path) -> Path:
+    """As the interpreter sees it."""
+    return path if python.root is None else Path("/") / path.relative_to(python.root)
+
+
+def copy_program(directory: Path) -> tuple[Path, Path]:
+    """py_forks.py, and an empty directory for it to write to."""
     work = directory / "work"
     work.mkdir()
     for file in FILES:
         shutil.copy(PROGRAMS / file, directory)
-    program_command = [*command, directory / FILES[0], "--wait", work, *cases]
+    return directory / FILES[0], work
+
+
+def trace_command(
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    light: bool = False,
+    before: int = 0,
+) -> Traced:
+    """Whatever runs py_forks.py once it is told to go.  before: so often it forks by itself before it is
+    ready for that, once it is told to go for the first time.
+    """
+    build.build_walker(
+        "python", build.Options(syscalls=not light)
+    )  # to the cache: loading it takes no time then
     with (
-        running(program_command) as program,
-        Session(options_for(program.pid), record_changes=True) as session,
+        running(command, env=env) as program,
+        Session(options_for(program.pid, light=light), record_changes=True) as session,
     ):
         session.start()
-        session.step()
+        if before:
+            program.go()
+            while_stepping(session, program.truth)
+        wait_until(lambda: session.step() or walker_is_loaded(session), what="the walker")
         program.go()
         said = while_stepping(session, program.truth)
         trace = session.finish()
         tasks = sorted((t for t in session.graph.take_changed() if t.forker), key=lambda t: t.forked_ns)
-        forks = matched([line for line in said if "forker" in line], tasks, session)
+        forks = matched([line for line in said if "forker" in line], tasks[before:], session)
         missing = {line["no"]: line["why"] for line in said if "no" in line}
-        return Traced(program.hello["version"], forks, missing, trace, len(session._stacks))
+        version = next(line["version"] for line in (program.hello, *said) if "version" in line)
+        return Traced(version, forks, missing, trace, len(session._stacks))
+
+
+def walker_is_loaded(session: Session) -> bool:
+    walkers = session._probe._walkers
+    return "python" in walkers and walkers["python"] is None
 
 
 def matched(said: list[dict[str, Any]], tasks: list[Task], session: Session) -> list[Fork]:

@@ -123,7 +123,11 @@ def test_several_pids_and_one_of_them_missing(sleeper: subprocess.Popen[bytes]) 
         (["run", "-d", "x", "true"], "Invalid value for '-d' / '--duration': 'x' is not a valid", ""),
         (["report"], "Missing argument 'FILE'.", "see: forktrace report --help"),
         (["export", "-f", "folded"], "which capture?", ""),
-        (["export", "x", "-f", "pdf"], "there is no format pdf", "the formats are: folded, svg"),
+        (
+            ["export", "x", "-f", "pdf"],
+            "there is no format pdf",
+            "the formats are: folded, svg, speedscope, pprof, perfetto, dot, mermaid, csv, jsonl",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -27,7 +27,7 @@ def own_frames(fork: Forked, script: Path) -> list[tuple[str | None, int | None]
 
 
 def check(forked: list[Forked], script: Path = SCRIPT) -> None:
-    assert len(forked) == 8
+    assert len(forked) == 9
     for fork in forked:
         frames = own_frames(fork, script)
         functions = [function.partition(" (begins at line ")[0] for function, _ in frames if function]

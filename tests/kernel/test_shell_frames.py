@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from interpreted import PROGRAMS, Forked, running, trace_script
+
+from tracer.records import MAX_FRAMES
 
 pytestmark = pytest.mark.kernel
 
@@ -65,3 +68,20 @@ def test_dash_by_its_script(named: str) -> None:
     for fork in forked:
         assert fork.seen == [[(None, str(PROGRAMS / "dash_forks.sh"), None)]] * fork.said["forks"]
     assert len(forked) == 4
+
+
+def test_what_only_looks_like_bash(tmp_path: Path) -> None:
+    """Each fork is seen with its native stack; what is no bash gives no functions, or says where it stops."""
+    fake = tmp_path / "bash"
+    subprocess.run(
+        ["gcc", "-O1", "-rdynamic", "-o", fake, PROGRAMS / "hostile_bash.c"], check=True, timeout=60
+    )
+    with running([fake]) as program:
+        forked = trace_script(program, "bash")
+    seen = {fork.said["way"]: fork.seen[0] for fork in forked}
+    endless = seen.pop("functions without an end")
+    assert len(endless) == MAX_FRAMES
+    assert {place[:2] for place in endless} == {("\udcff\x1b[31m\n", "\udcff\x1b[31m\n")}
+    assert len(seen.pop("names without memory")) == MAX_FRAMES
+    assert len(seen) == 5
+    assert all(len(places) <= 1 for places in seen.values()), seen

@@ -251,12 +251,16 @@ def test_a_shell_that_execs_over_its_children() -> None:
 
         def work() -> None:
             say(process, "go")
-            wait_until(lambda: zombies_of(process.pid))
+            wait_until(lambda: comm_of(process.pid) == "cat" and zombies_of(process.pid))
 
         (leak,) = trace_while(process.pid, work).leaks
     assert (leak.count, leak.verdict.code, leak.parents[0].comm) == (1, "never_waits", "cat")
     assert leak.verdict.evidence["children_it_did_reap"] == 0
     assert leak.waits == ()
+
+
+def comm_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def zombies_of(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 // Starts children in each way that Node has, and says before each from where: tests/kernel/test_node_frames.py compares.
 // The protocol is that of truth.h.  A line is told by the comment at its end, since asking V8 for one changes what V8 keeps.
 const { spawn, exec, execFile, execSync, spawnSync, fork } = require('child_process');
+const { Worker: Thread, isMainThread } = require('worker_threads');
 const fs = require('fs');
 
 const lines = fs.readFileSync(__filename, 'utf8').split('\n');
@@ -13,7 +14,16 @@ function announce(way, ...functions) {
   say({ way, line: lines.findIndex((line) => line.endsWith(`// ${way}`)) + 1, functions: functions.join(' ') });
 }
 
+function work() {
+  announce('worker', 'work', '(module)');
+  spawnSync('/bin/true'); // worker
+}
+
 if (process.argv[2] === 'child') process.exit(0);
+if (!isMainThread) {
+  work();
+  return;
+}
 say({ pid: process.pid });
 listen();
 
@@ -50,6 +60,7 @@ async function main() {
   await ended(children[0]);
   announce('fork', 'main');
   await ended(fork(__filename, ['child'])); // fork
+  await ended(new Thread(__filename));
   for (let n = 0; n < 200000; n++) often(n < 0);
   announce('compiled', 'often', 'main');
   often(true);

@@ -22,6 +22,12 @@ class Worker
     }
 }
 
+function in_fiber(): void
+{
+    announce("fiber", __LINE__ + 1, "exec", "in_fiber", "Fiber::start", "-");
+    exec("true");
+}
+
 function outer(): void
 {
     (new Worker())->start();
@@ -45,6 +51,9 @@ if (function_exists("pcntl_fork")) {
         posix_kill(getmypid(), 9);
     }
     pcntl_waitpid($pid, $status);
+}
+if (class_exists("Fiber")) {
+    (new Fiber("in_fiber"))->start();
 }
 announce("included", 3, "exec", "-", "-");
 include __DIR__ . "/php_included.php";

@@ -65,6 +65,11 @@ CONSTANTS: Final = {
     "EXIT_AUTOREAP": records.EXIT_AUTOREAP,
     "FAIL_THREAD": records.FAIL_THREAD,
     "PIDNS_ADDING": records.PIDNS_ADDING,
+    "WAITS_GROUP": records.WAITS_GROUP,
+    "WAITS_PIDFD": records.WAITS_PIDFD,
+    "WAITS_LOOKED": records.WAITS_LOOKED,
+    "WAIT_ANY": records.WAIT_ANY % 2**64,  # printed as unsigned
+    "WAIT_OTHER": records.WAIT_OTHER % 2**64,
     "FAIL_CLONE3": records.FAIL_CLONE3,
     "THREAD_PTHREAD": records.THREAD_PTHREAD,
     "THREAD_DETACHED": records.THREAD_DETACHED,
@@ -84,11 +89,6 @@ CONSTANTS: Final = {
     "MAX_LAYOUT": records.MAX_LAYOUT,
     "MAX_TABLE": records.MAX_TABLE,
     "FRAME_ENTRY": records.FRAME_ENTRY,
-    "WAITS_GROUP": records.WAITS_GROUP,
-    "WAITS_PIDFD": records.WAITS_PIDFD,
-    "WAITS_LOOKED": records.WAITS_LOOKED,
-    "WAIT_ANY": records.WAIT_ANY % 2**64,  # printed as unsigned
-    "WAIT_OTHER": records.WAIT_OTHER % 2**64,
     "NS_PER_TICK": 10_000_000,
     "LOST_MAX": len(records.LOST),
     **{f"EV_{each.name}": each.value for each in records.EventType},

@@ -542,8 +542,11 @@ class Graph:
         self._note_change(task)
 
     def suspects(self) -> dict[int, int]:
-        """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none)."""
-        parents = {task.exit_parent for task in self._dead.values() if task.exit_parent}
+        """Identities of processes that have zombies now, and the addresses of their SIGCHLD handlers (0: none).
+
+        Whose zombies stand for longest comes first.
+        """
+        parents = dict.fromkeys(task.exit_parent for task in self._dead.values() if task.exit_parent)
         return {parent: self._handlers.get(parent, 0) for parent in parents}
 
     def zombies(self) -> int:

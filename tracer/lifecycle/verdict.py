@@ -294,11 +294,13 @@ _ADVICE_TO_ADOPTERS = {
     "": "they were adopted by {comm}, a subreaper (PR_SET_CHILD_SUBREAPER), which does not reap them: it must wait for "
     "any child, in a loop with WNOHANG at SIGCHLD",
 }
+_SHELL = "wait, the shell's builtin, and do not exec another program over a shell that has children"
 _CALLS = {
     "ruby": "Process.wait(pid) for each child, or Process.detach(pid) where it is spawned",
     "python": "wait() of each Popen (or a with block around it); os.waitpid after an os.fork",
-    "node": "waitpid in the addon that forks: Node reaps only what child_process spawned",
-    "bash": "wait, the shell's builtin, and do not exec another program over a shell that has children",
+    "javascript": "waitpid in the addon that forks: Node reaps only what child_process spawned",
+    "bash": _SHELL,
+    "shell": _SHELL,
 }
 _NATIVE_CALLS = "waitpid for each child, or in a loop with WNOHANG at SIGCHLD"
 

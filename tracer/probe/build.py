@@ -28,7 +28,7 @@ from tracer.probe.programs import FORMAT, Compiled
 from tracer.probe.tracefs import open_tracefs
 
 CACHE: Final = "/var/cache/forktrace"
-MAX_CACHED: Final = 8  # files; each is some 100 KB
+MAX_CACHED: Final = 32  # files, the programs and six walkers of some kinds; each is some 100 KB
 MAPS: Final = (
     "events",
     "samples",

@@ -23,7 +23,7 @@ from tracer.probe.tracefs import open_tracefs
 from tracer.probe.uprobes import Uprobes
 
 EVENT_RING: Final = 4 << 20  # bytes: 47,000 events
-SAMPLE_RING: Final = 8 << 20  # at least 500 whole stacks
+SAMPLE_RING: Final = 16 << 20  # at least 500 whole stacks
 CACHED_S: Final = 0.05  # a walker that was compiled before is there in this time
 MAX_TRACED: Final = 65_536  # processes that live (or stand as zombies) at once
 

@@ -336,10 +336,10 @@ def _totals(page: Page, trace: Trace) -> None:
         p50, p99, most = (latency(each) for each in (reaped.p50, reaped.p99, reaped.max))
         waited = f"half within {p50}, 99 % within {p99}, all within {most}"
     zombies = f"{totals.zombies_now:,} standing now" if totals.zombies else ""
-    if totals.zombies_peak > totals.zombies_now:
-        zombies += f"{', ' if zombies else ''}{totals.zombies_peak:,} at once at most"
     if trace.young_zombies:
         zombies += f", {trace.young_zombies:,} for less than {duration(trace.min_age_s)} (no leak)"
+    if totals.zombies_peak > totals.zombies_now:
+        zombies += f"{', ' if zombies else ''}{totals.zombies_peak:,} at once at most"
     rows: list[tuple[int | None, str, str]] = [
         (totals.forks, "forks", ""),
         (totals.waited, "waited for", waited),

@@ -139,7 +139,7 @@ class StackStore:
         script = self._scripts.frames(sample)
         if cut and script and found is not None and sample.walk == Walk.DONE:
             cut = f"{cut}; the {LANGUAGES[found.language].name} frames are all here"
-        return _Raw(frames, cut or self._scripts.cut(sample), script, found)
+        return _Raw(frames, self._scripts.cut(sample) or cut, script, found)
 
     @staticmethod
     def _is_settled(sample: StackSample, found: Found | None) -> bool:
@@ -155,12 +155,14 @@ class StackStore:
             frames = tuple(symbolize(frame) for frame in raw.frames)
             if raw.found is not None:
                 found, path = raw.found, raw.found.module.path
+                language = LANGUAGES[found.language].name
                 compiled = found.language in COMPILED
                 frames = merge(
                     frames,
                     raw.script,
-                    LANGUAGES[found.language].name,
-                    lambda frame: frame.module == path or (compiled and frame.module is None),
+                    language,
+                    # in anonymous memory: what was compiled, or what the perf map calls a script's function
+                    lambda f: f.module == path or (f.module is None and (compiled or f.language == language)),
                     lambda frame: frame.module is None or is_loop(found, frame),
                 )
             finished = self._finished[ident] = self._blamer.attribute(
@@ -173,7 +175,7 @@ class StackStore:
         return any(map(_is_signal_frame, self._raw[ident - 1].frames)) if ident > 0 else False
 
     def function_at(self, pid: int, address: int) -> str | None:
-        """The code at an address of a living process, as "function (library)", or "library+0x1234"; None where none is mapped."""
+        """The code at an address of a living process: "function (library)" or "library+0x1234"; None where none is."""
         space = _read_maps(pid)
         mapping = space.find(address) if space is not None else None
         if space is None or mapping is None:

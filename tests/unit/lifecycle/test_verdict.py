@@ -141,8 +141,9 @@ def test_pids_that_were_used_before_do_not_count() -> None:
     [
         ("ruby", "Process.detach(pid)"),
         ("python", "wait() of each Popen"),
-        ("node", "waitpid in the addon"),
+        ("javascript", "waitpid in the addon"),
         ("bash", "the shell's builtin"),
+        ("shell", "the shell's builtin"),
         ("native", "waitpid for each child, or in a loop with WNOHANG at SIGCHLD"),
         ("perl", "waitpid for each child"),
     ],

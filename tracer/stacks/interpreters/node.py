@@ -87,7 +87,14 @@ def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
         value = records.INTERPRETER.pack(
             Language.NODE, 0, at, 0, *layout, *(0,) * (records.MAX_LAYOUT - len(layout))
         )
-        return Found(Language.NODE, "", module, value, decoder=partial(decode_in, Sources(module, at)))
+        return Found(
+            Language.NODE,
+            "",
+            module,
+            value,
+            decoder=partial(decode_in, Sources(module, at)),
+            is_loop_at=_is_nameless_code,
+        )
     return refused
 
 
@@ -251,5 +258,9 @@ def decode(record: CodeRecord, version: str) -> Code:
 
 
 def is_loop(function: str) -> bool:
-    """V8's own code has local symbols only: in a stripped file it has no names."""
-    return not function or function.startswith(_TRAMPOLINE)
+    return function.startswith(_TRAMPOLINE)
+
+
+def _is_nameless_code(address: int) -> bool:
+    """V8's own code has local symbols only: in a stripped file, what has no name is taken for it."""
+    return True

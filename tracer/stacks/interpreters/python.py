@@ -151,7 +151,9 @@ def _found(
     minor = int(version.split(".")[1]) if version.startswith("3.") else 0
     if head[:8] == _COOKIE and minor in (13, 14):
         if int.from_bytes(head[16:24], "little"):
-            return Found(Language.PYTHON, version, module, b"", f"CPython {version} is a free-threaded build")
+            what = f"it is {version}, built without a GIL"
+            problem = f"no Python frames of {module.name}: {what}; {SUPPORTED} are supported"
+            return Found(Language.PYTHON, version, module, b"", problem)
         layout = _own_layout(module, runtime, minor)
     else:
         layout = _layouts().get(f"3.{minor}", ())
@@ -193,7 +195,7 @@ def _own_layout(module: Module, runtime: int, minor: int) -> tuple[int, ...]:
         "OBJECT_TYPE": told["object.ob_type"],
         "STRING_LENGTH": told["unicode.length"],
         "STRING_STATE": told["unicode.state"],
-        "STRING_STATE_SHIFT": 16 if minor >= 14 else 2,  # "interned" became 16 bits wide
+        "STRING_STATE_SHIFT": 2,  # behind "interned"
         "STRING_ASCII": told["unicode.asciiobject_size"],
         "STRING_COMPACT": told["unicode.size"] - 8,
         "BYTES_SIZE": told["bytes.ob_size"],

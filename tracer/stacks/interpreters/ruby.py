@@ -43,6 +43,7 @@ _ADDRESSES = ("CURRENT_VM", "TLS_MODULE", "GLOBAL_SYMBOLS", "TLS_CONTEXT", "TLS_
 _DTV_GLIBC, _DTV_MUSL = 16, 8  # bytes of an entry
 _MAX_TLS_WORDS = 16
 _MAX_EXAMPLE = 192  # bytes of rb_sym_all_symbols looked through: it has some 150
+_OPERANDS = (0, 1, 4)  # bytes of an instruction behind the address that it loads from
 _RELA = struct.Struct("<QQq")  # offset, info, addend
 _DTPMOD64 = 16  # R_X86_64_DTPMOD64
 _SYMBOL_SIZE = 24
@@ -149,11 +150,14 @@ def _hidden_symbols(elf: ElfFile, symbols: dict[str, int]) -> int | None:
     initial = elf.contents(data, MAX_TABLE)
     for at in range(len(code) - 3):
         target = symbols[_EXAMPLE] + at + 4 + int.from_bytes(code[at : at + 4], "little", signed=True)
-        for address in (target, target - 8):  # .str is its second field
-            inside = address - data.address
-            value = initial[inside : inside + 32] if inside >= 0 and address % 8 == 0 else b""
-            if len(value) == 32 and 100 <= int.from_bytes(value[:4], "little") < 1000 and not any(value[4:]):
-                return address
+        for operand in _OPERANDS:
+            for field in (0, 8):  # .str is the second one
+                address = target + operand - field
+                inside = address - data.address
+                value = initial[inside : inside + 32] if inside >= 0 and address % 8 == 0 else b""
+                last = int.from_bytes(value[:4], "little")
+                if len(value) == 32 and 100 <= last < 1000 and not any(value[4:]):
+                    return address
     return None
 
 
@@ -198,7 +202,8 @@ def decode(record: CodeRecord, version: str) -> Code:
 
 def _bytes(raw: bytes, length: int, size: int) -> bytes:
     """What was copied of a string: all but its end (a path's start) when it is longer than there is room."""
-    return raw[: min(length, size - 1)]
+    data = raw[: min(length, size - 1)]
+    return data if data.strip(b"\0") else b""  # it could not be read
 
 
 def is_loop(function: str) -> bool:

@@ -44,7 +44,7 @@ class _Broken(Exception):
 def walk(memory: Memory, layout: Layout, base: int, thread: int) -> Walked:
     """layout: by the names of enum ruby_layout.  base: what is added to the file's addresses.  thread: its pointer."""
     frames: list[Taken] = []
-    reader = _Reader(memory, layout, base)
+    reader = _Frames(memory, layout, base)
     try:
         context = reader.context(thread)
         if not context:
@@ -61,8 +61,24 @@ def walk(memory: Memory, layout: Layout, base: int, thread: int) -> Walked:
     return Walked(tuple(frames), Walk.DONE)
 
 
+class _Lenient:
+    """Memory in which what cannot be read is zero: for names and lines, without which a frame is one all the same."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            return self._memory.read(address, size)
+        except Unreadable:
+            return bytes(size)
+
+    def word(self, address: int) -> int:
+        return int.from_bytes(self.read(address, 8), "little")
+
+
 class _Reader:
-    def __init__(self, memory: Memory, layout: Layout, base: int) -> None:
+    def __init__(self, memory: Memory | _Lenient, layout: Layout, base: int) -> None:
         self._memory, self._layout, self._base = memory, layout, base
 
     def _words(self, address: int, count: int) -> tuple[int, ...]:
@@ -74,17 +90,26 @@ class _Reader:
     def _number(self, address: int) -> int:
         return int.from_bytes(self._memory.read(address, 4), "little")
 
+
+class _Frames(_Reader):
+    def __init__(self, memory: Memory, layout: Layout, base: int) -> None:
+        super().__init__(memory, layout, base)
+        self._names = _Names(_Lenient(memory), layout, base)
+
     # --- whose frames ----------------------------------------------------------------------------------------
 
     def context(self, thread: int) -> int:
         """The thread's execution context, 0 if it has none."""
-        candidates = self._listed(thread) if self._layout["CURRENT_VM"] else self._local(thread)
-        for context in candidates:
+        broken = False
+        for context in self._listed(thread) if self._layout["CURRENT_VM"] else self._local(thread):
             try:
                 self._span(context)
             except _Broken:
-                continue
-            return context
+                broken = True
+            else:
+                return context
+        if broken:
+            raise _Broken
         return 0
 
     def _listed(self, thread: int) -> Iterator[int]:
@@ -171,17 +196,27 @@ class _Reader:
         flags, _, definition, _, owner = self._words(method, 5)
         if flags & _IMEMO_MASK != _MENT:
             raise _Broken
-        length, name = self._string(self._name_of(self._memory.word(definition + 32)), MAX_NAME)
-        return self._record(b"", 0, name, length, KIND_C_METHOD, length, owner)
+        return self._names.of_method(definition, owner)
 
     def _iseq(self, iseq: int, pc: int, ep: int) -> tuple[CodeRecord, int]:
         flags, _, body = self._words(iseq, 3)
-        size, encoded = self._number(body + 4), self._memory.word(body + 8)
-        position = (pc - encoded) // 8
-        if flags & _IMEMO_MASK != _ISEQ or not 0 <= position <= size:
+        if flags & _IMEMO_MASK != _ISEQ:
             raise _Broken
+        head, encoded = self._words(body, 2)
+        self._words(body + 64, 3)  # the names are there
+        position = (pc - encoded) // 8
+        if not 0 <= position <= head >> 32:
+            raise _Broken
+        return self._names.of_iseq(body, ep), self._names.line(body, max(position - 1, 0))
+
+
+class _Names(_Reader):
+    def of_method(self, definition: int, owner: int) -> CodeRecord:
+        length, name = self._string(self._name_of(self._memory.word(definition + 32)), MAX_NAME)
+        return self._record(b"", 0, name, length, KIND_C_METHOD, length, owner)
+
+    def of_iseq(self, body: int, ep: int) -> CodeRecord:
         path, base_label, label = self._words(body + 64, 3)
-        line = self._line(body, max(position - 1, 0))
         owner = self._owner_of(body, ep)
         if not self._is(path, _STRING):
             real = self._element(path, 1)
@@ -193,9 +228,8 @@ class _Reader:
             _, base_label, label = self._words(body + 64, 3)
         file_length, file = self._string(path, MAX_FILE, tail=True)
         length, name = self._string(label, MAX_NAME)
-        return self._record(
-            file, file_length, name, length, 0, self._string(base_label, MAX_NAME)[0], owner
-        ), line
+        method = self._string(base_label, MAX_NAME)[0]
+        return self._record(file, file_length, name, length, 0, method, owner)
 
     def _record(
         self, file: bytes, file_length: int, name: bytes, length: int, kinds: int, method: int, owner: int
@@ -215,7 +249,7 @@ class _Reader:
             table=class_name,
         )
 
-    def _line(self, body: int, position: int) -> int:
+    def line(self, body: int, position: int) -> int:
         entries, _, size, table = self._words(body + self._layout["BODY_INFO"], 4)
         size &= 0xFFFFFFFF
         if size == 1:
@@ -230,8 +264,6 @@ class _Reader:
             index += ranks >> (small - 1) * 9 & 0x1FF if small else 0
             index += (bits[small] << (63 - bit % 64) & _MASK).bit_count()
         return self._number(entries + (index - 1) * self._layout["INFO_SIZE"]) if 0 < index <= size else 0
-
-    # --- names -----------------------------------------------------------------------------------------------
 
     def _is(self, value: int, *types: int) -> bool:
         return bool(value) and not value & 7 and self._memory.word(value) & _TYPE_MASK in types

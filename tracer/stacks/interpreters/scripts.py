@@ -34,7 +34,6 @@ COMMANDS: Final[Mapping[Language, Syntax]] = {
     Language.SHELL: shell.syntax,
 }
 COMPILED: Final = frozenset({Language.NODE})  # whose frames are in anonymous memory, too, once they are hot
-WALKED: Final = frozenset(LANGUAGES) - {Language.SHELL}
 MAX_CODES = 65_536  # as many as the kernel's side remembers to have sent
 MAX_IMAGES = 4096
 LATE: Final = {
@@ -101,11 +100,9 @@ class Scripts:
         found = self._found.get(sample.image)
         if found is None:
             return ()
-        if found.language not in WALKED:
-            return () if found.script is None else (ScriptFrame(None, found.script.path, None, True),)
-        if sample.language != found.language:
-            return ()
-        return tuple(self._place(found, *frame) for frame in sample.frames)
+        if sample.frames and sample.language == found.language:
+            return tuple(self._place(found, *frame) for frame in sample.frames)
+        return () if found.script is None else (ScriptFrame(None, found.script.path, None, True),)
 
     def cut(self, sample: StackSample) -> str | None:
         """Why the script frames end early, None when they do not."""

@@ -20,7 +20,7 @@ def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
     if not space.mappings or space.mappings[0].path.rpartition("/")[2] not in _PROGRAMS:
         return None
     module = modules(space.mappings[0])
-    return None if module is None else Found(Language.SHELL, "", module, b"")
+    return None if module is None else Found(Language.SHELL, "", module, b"", is_loop_at=lambda _: True)
 
 
 def decode(record: CodeRecord, version: str) -> Code:
