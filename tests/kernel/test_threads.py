@@ -19,6 +19,7 @@ from command_line import forktrace, tracing
 from support import Program
 from tracing import Traced, trace_program
 
+from tracer.probe.build import Options, build_walker
 from tracer.probe.loader import BpfObject
 from tracer.session import Session
 from tracer.trace import Leak, Stack, ThreadTally
@@ -232,7 +233,9 @@ def test_a_kernel_without_uprobes(start: Start, monkeypatch: pytest.MonkeyPatch)
     assert (tally.alive, tally.unjoined) == (truth["running"]["alive"], None)
     assert traced.trace.totals.threads_unjoined is None
     assert not traced.trace.leaks
-    assert traced.trace.notes[0].startswith("unjoined threads are not looked for: no uprobes on this kernel: ")
+    assert traced.trace.notes[0].startswith(
+        "unjoined threads are not looked for: no uprobes on this kernel: "
+    )
 
 
 def test_uprobes_are_gone_with_the_trace(start: Start) -> None:
@@ -308,10 +311,8 @@ def test_ruby_threads_that_only_grow(tmp_path: Path) -> None:
 
 
 def test_python_threads(tmp_path: Path) -> None:
-    """A pool that grows to its size and stops, and threads that end: no leak; none of Python's is unjoined.
-
-    The first stacks may come before the walker is there, which is compiled when it was never used before.
-    """
+    """A pool that grows to its size and stops, and threads that end: no leak; none of Python's is unjoined."""
+    build_walker("python", Options())  # into the cache: else the first stacks come before the walker is there
     script = (
         "import sys, threading, time\nfrom concurrent.futures import ThreadPoolExecutor\n"
         "print('here', flush=True)\nsys.stdin.readline()\n"
