@@ -120,6 +120,8 @@ static inline u64 take_stack(struct stack_sample *s, u32 type)
 	int zero = 0;
 	u64 *count = sample_count.lookup(&zero);
 	u64 sp = s->regs[19];
+
+	s->fingerprint += s->walk; /* the same frames, and why there are no more of them */
 	u32 id = s->image ? known_stack(s, sp) : 0;
 
 	if (id || !count)

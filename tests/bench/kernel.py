@@ -21,6 +21,7 @@ from loop import Loop
 from tracers import attached
 
 from tracer.probe import syscalls
+from tracer.probe.build import Options, build_walker
 
 _MAP_LOOKUP, _PROG_FD_BY_ID, _MAP_FD_BY_ID, _OBJ_INFO, _ENABLE_STATS = 1, 13, 14, 15, 32  # enum bpf_cmd
 _NAME, _RUN_TIME, _INFO_SIZE = 64, 192, 200  # of struct bpf_prog_info
@@ -43,6 +44,9 @@ class Load:
 
 def measure(programs: Path, quick: bool) -> list[Load]:
     share = 0.2 if quick else 1
+    # Until its walker is compiled, every stack of an interpreter is unknown.
+    for language in ("python", "bash"):
+        build_walker(language, Options())
     with _statistics():
         return [
             _loop(programs, "C: fork, _exit, waitpid", "fork", int(10_000 * share)),

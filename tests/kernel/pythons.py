@@ -45,16 +45,21 @@ class Python(NamedTuple):
 
 
 def pythons() -> list[Python]:
-    """Each supported CPython of the machine, and that of the tests; those of the roots below FORKTRACE_ROOTS."""
-    found = [Path(sys.executable)]
-    for minor in MINORS:
+    """The distribution's CPython and that of the tests; with FORKTRACE_PYTHONS=all each supported one of the machine;
+    those of the roots below FORKTRACE_ROOTS."""
+    found = [Path(sys.executable), Path("/usr/bin/python3")]
+    for minor in MINORS if os.environ.get("FORKTRACE_PYTHONS") == "all" else ():
         name = f"python3.{minor}"
         found += [Path("/usr/bin") / name, Path("/usr/local/bin") / name]
         found += sorted((Path.home() / ".pyenv/versions").glob(f"3.{minor}.*/bin/{name}"))
     there = {path.resolve(): path for path in reversed(found) if path.is_file()}
     roots = os.environ.get("FORKTRACE_ROOTS")
-    others = sorted(Path(roots).glob("*/usr/bin/python3.[0-9]*[0-9]")) if roots else []
-    inside = [Python(Path("/usr/bin") / program.name, program.parents[2]) for program in others]
+    others = sorted(Path(roots).glob("*/usr/bin/python3.*")) if roots else []
+    inside = [
+        Python(Path("/usr/bin") / program.name, program.parents[2])
+        for program in others
+        if program.suffix[1:].isdigit()
+    ]
     return [Python(program) for program in sorted(there.values())] + inside
 
 

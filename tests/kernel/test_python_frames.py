@@ -16,6 +16,7 @@ from tracing import options_for, while_stepping
 from tracer.probe.probe import Probe
 from tracer.records import MAX_FRAMES
 from tracer.session import Session
+from tracer.stacks.store import GONE
 from tracer.trace import Stack
 
 pytestmark = pytest.mark.kernel
@@ -46,7 +47,7 @@ def check(traced: Traced, notes: tuple[str, ...] = ()) -> None:
     walked: set[int] = set()
     wrong = []
     for fork in traced.forks:
-        if fork.stack.read_late or fork.stack.cut == MISSED:
+        if fork.stack.read_late or fork.stack.cut in (MISSED, GONE):
             assert fork.task.forker not in walked
             assert fork.stack.read_late or fork.seen == []
         else:
@@ -63,7 +64,7 @@ def test_every_way_to_fork(python: Python, tmp_path: Path) -> None:
     check(traced)
     assert traced.missing == {}
     assert len({fork.case for fork in traced.forks}) == CASES
-    cut = {fork.case: fork.stack.cut for fork in traced.forks if fork.stack.cut not in (None, MISSED)}
+    cut = {fork.case: fork.stack.cut for fork in traced.forks if fork.stack.cut not in (None, MISSED, GONE)}
     assert set(cut) == {TOO_DEEP}
     assert "deeper than the frames that are taken" in str(cut) or "stack copy ends" in str(cut)
     between = [fork.stack.frames for fork in traced.forks if fork.case == "ctypes_callback"]

@@ -28,7 +28,7 @@ from tracer.probe.programs import FORMAT, Compiled
 from tracer.probe.tracefs import open_tracefs
 
 CACHE: Final = "/var/cache/forktrace"
-MAX_CACHED: Final = 32  # files, the programs and six walkers of some kinds; each is some 100 KB
+MAX_CACHED: Final = 64  # files of some 100 KB: each walker, with and without --light, for some kernels
 MAPS: Final = (
     "events",
     "samples",
@@ -243,7 +243,7 @@ def _kernel_build() -> bytes:
         notes = Path("/sys/kernel/notes").read_bytes()
     except OSError:
         notes = b""
-    return notes + " ".join(platform.uname()[:5]).encode()
+    return notes + " ".join(os.uname()).encode()  # platform.uname starts a process
 
 
 def _key(source: str, unit: Unit, options: Options) -> str:
@@ -253,6 +253,8 @@ def _key(source: str, unit: Unit, options: Options) -> str:
         digest.update(b"\0" + part.encode())
     for name in ("build.py", "compiler.py", "offsets.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
+    for header in sorted((bpf_directory() / "include").rglob("*.h")):
+        digest.update(header.read_bytes())
     return digest.hexdigest()
 
 
@@ -264,14 +266,14 @@ def _read_cache(directory: Path, key: str) -> Compiled | None:
     try:
         if not _trusted(directory.lstat()):
             return None
-        fd = os.open(directory / f"{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(directory / f"{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, encoding="ascii") as file:
             info = os.fstat(fd)
             if not (_trusted(info) and stat.S_ISREG(info.st_mode)):
                 return None
             compiled = Compiled.from_dict(json.load(file))
         os.utime(directory / f"{key}.json")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever damaged JSON leads to
         return None
     return compiled
 

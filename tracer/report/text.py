@@ -263,12 +263,13 @@ def _late(page: Page, late: LateReaping) -> None:
         f"{name} {latency(each)}"
         for name, each in (
             ("half within", spread.p50),
+            ("90 % within", spread.p90),
             ("99 % within", spread.p99),
             ("all within", spread.max),
         )
         if each is not None
     ]
-    page.line((counted(late.count, "child", "children"), HEAD), ", ".join(["", *times]))
+    page.prose(", ".join([counted(late.count, "child", "children"), *times]), style=HEAD)
     _blame(page, late.stack)
 
 
@@ -338,7 +339,7 @@ def _totals(page: Page, trace: Trace) -> None:
     zombies = f"{totals.zombies_now:,} standing now" if totals.zombies else ""
     if trace.young_zombies:
         zombies += f", {trace.young_zombies:,} for less than {duration(trace.min_age_s)} (no leak)"
-    if totals.zombies_peak > totals.zombies_now:
+    if trace.late and totals.zombies_peak > totals.zombies_now:
         zombies += f"{', ' if zombies else ''}{totals.zombies_peak:,} at once at most"
     rows: list[tuple[int | None, str, str]] = [
         (totals.forks, "forks", ""),

@@ -103,8 +103,9 @@ class StackStore:
             else None
         )
         ident = self._intern(self._with_script(sample, space, frames, unwound.cut, found))
-        # Cut at a page that was not in memory: next time it may be.
-        whole = unwound.frames and not (unwound.cut and sample.holes)
+        # Cut at a page that was not in memory, or at a file that could not be opened: next time it may be.
+        kept = (sample.image, sample.exec_vm) in self._spaces
+        whole = unwound.frames and kept and not (unwound.cut and sample.holes)
         if ident and exact and sample.image and whole and self._is_settled(sample, found):
             self._tell_kernel(sample, regs, sp, ident, unwound)
         return ident
@@ -256,8 +257,14 @@ class StackStore:
         return None
 
     def _module(self, sample: StackSample, mapping: Mapping) -> Module | None:
-        """Files are opened through a process that has them mapped."""
-        return self._modules.of(self._alive(sample), mapping)
+        """Files are opened through a process that has them mapped; either may be gone before that is done."""
+        module = None
+        for pid in (pid_of(sample.task), sample.child):
+            module = self._modules.of(pid, mapping) if pid else module
+            if module is None or module.elf is not None:
+                return module
+        self._spaces.pop((sample.image, sample.exec_vm), None)  # the next of this image may do better
+        return module
 
     @staticmethod
     def _alive(sample: StackSample) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from tracer.trace import (
     FailedFork,
     Frame,
+    LateReaping,
     Leak,
     Library,
     Parent,
@@ -20,6 +21,7 @@ from tracer.trace import (
     Totals,
     Trace,
     Verdict,
+    WaitSite,
 )
 
 LIBC = Library("deb", "libc6", "2.36-9+deb12u9", "/usr/lib/x86_64-linux-gnu/libc.so.6", None, "_Fork")
@@ -114,6 +116,7 @@ MANY = trace(
         waited=2036,
         zombies=51,
         zombies_now=49,
+        zombies_peak=61,
         orphaned=30,
         autoreaped=7,
         running=1,
@@ -126,7 +129,17 @@ MANY = trace(
             stack=Stack(3, (FORK, MAIN), None, APP, APP, (LIBC, APP)),
             parents=(Parent(4800, "daemonize", 29, False), Parent(0, "", 1, False)),
         ),
-        leak(BAR_STACK, 20, oldest_age_s=11_100.0),
+        leak(
+            BAR_STACK,
+            20,
+            oldest_age_s=11_100.0,
+            verdict=Verdict(
+                "waits_for_others",
+                {"waits_for_named": 7, "waiting_now_for": "pid 99"},
+                "its waits name other children",
+            ),
+            waits=(WaitSite("pid 4711", True, FOO_STACK), WaitSite("any child", False, NO_STACK)),
+        ),
         leak(count=16, exits={"0": 10, "unknown": 1, "SIGSEGV+core": 5}),
         leak(NO_STACK, 10),
         leak(
@@ -147,6 +160,7 @@ MANY = trace(
         (Stack(3, (FORK, MAIN), None, APP, APP, (LIBC, APP)), Tally(forks=100, waited=70, orphaned=30)),
         (NO_STACK, Tally(forks=20, waited=2, zombie=10, autoreaped=7, running=1)),
     ),
+    late=(LateReaping(FOO_STACK, 12, ReapLatency(1.2, 3.4, 9.0, 61.0)),),
     notes=("No line numbers for /opt/foo/lib/libfoo.so.1: it has no debug information.",),
 )
 
@@ -191,6 +205,7 @@ HOSTILE = trace(
             comms={EVIL: 1, "caf\udce9": 1},
             exits={EVIL: 2},
             verdict=Verdict(EVIL, {EVIL: EVIL}, EVIL),
+            waits=(WaitSite(EVIL, True, EVIL_STACK),),
         ),
     ),
     failed_forks=(
@@ -208,6 +223,7 @@ HOSTILE = trace(
         },
     ),
     shares=(Share(EVIL_LIBRARY, 1, 1),),
+    late=(LateReaping(EVIL_STACK, 1, ReapLatency(1.0, 1.0, 1.0, 1.0)),),
     complete=False,
     incomplete_because=(EVIL,),
     notes=(EVIL,),

@@ -20,6 +20,7 @@ from tracer.stacks.interpreters import python_walk
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf, bias
 from tracer.stacks.interpreters.late import Memory, Walked
 from tracer.stacks.interpreters.python_lines import line_of_lnotab, line_of_locations, line_of_pairs
+from tracer.stacks.interpreters.threaded_code import ThreadedCode
 from tracer.stacks.maps import AddressSpace, Mapping
 from tracer.stacks.modules import Module
 from tracer.stacks.symbols import find_symbols
@@ -151,8 +152,9 @@ def _found(
     minor = int(version.split(".")[1]) if version.startswith("3.") else 0
     if head[:8] == _COOKIE and minor in (13, 14):
         if int.from_bytes(head[16:24], "little"):
-            what = f"it is {version}, built without a GIL"
-            problem = f"no Python frames of {module.name}: {what}; {SUPPORTED} are supported"
+            problem = (
+                f"no Python frames of {module.name}: it is {version} without a GIL, {SUPPORTED} are supported"
+            )
             return Found(Language.PYTHON, version, module, b"", problem)
         layout = _own_layout(module, runtime, minor)
     else:
@@ -168,7 +170,7 @@ def _found(
         *layout,
         *(0,) * (records.MAX_LAYOUT - len(layout)),
     )
-    return Found(Language.PYTHON, version, module, value)
+    return Found(Language.PYTHON, version, module, value, is_loop_at=ThreadedCode(module))
 
 
 def _own_layout(module: Module, runtime: int, minor: int) -> tuple[int, ...]:

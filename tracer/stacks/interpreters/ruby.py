@@ -23,6 +23,7 @@ from tracer.stacks.interpreters import ruby_walk
 from tracer.stacks.interpreters.base import Code, Found, ModuleOf, bias
 from tracer.stacks.interpreters.late import Memory, Walked
 from tracer.stacks.interpreters.ruby_walk import KIND_BITS, KIND_C_METHOD, KIND_SINGLETON, MAX_CLASS
+from tracer.stacks.interpreters.threaded_code import ThreadedCode
 from tracer.stacks.maps import AddressSpace
 from tracer.stacks.modules import Module
 from tracer.stacks.symbols import MAX_TABLE, find_symbols
@@ -47,10 +48,6 @@ _OPERANDS = (0, 1, 4)  # bytes of an instruction behind the address that it load
 _RELA = struct.Struct("<QQq")  # offset, info, addend
 _DTPMOD64 = 16  # R_X86_64_DTPMOD64
 _SYMBOL_SIZE = 24
-# jmp *reg, jmp *(reg), jmp *disp8(reg); a 0xff before it is the end of a negative displacement
-_INDIRECT_JUMP = re.compile(rb"(?<!\xff)\xff[\x20-\x24\x26\x27\x60-\x67\xe0-\xe7]")
-_MANY_JUMPS = 100  # vm_exec_core has 120 to 150, other functions that run Ruby code have hardly any
-_MAX_FUNCTION = 1 << 20  # bytes
 
 
 def find(space: AddressSpace, modules: ModuleOf) -> Found | None:
@@ -93,7 +90,7 @@ def _found(module: Module, at: int, symbols: dict[str, int], dtv_size: int) -> F
         *numbers,
         *(0,) * (records.MAX_LAYOUT - len(numbers)),
     )
-    nameless = None if symbols.keys() & set(_LOOPS) else _Loops(module)
+    nameless = None if symbols.keys() & set(_LOOPS) else ThreadedCode(module)  # vm_exec_core
     return Found(Language.RUBY, version, module, value, is_loop_at=nameless)
 
 
@@ -208,30 +205,3 @@ def _bytes(raw: bytes, length: int, size: int) -> bytes:
 
 def is_loop(function: str) -> bool:
     return function in _LOOPS
-
-
-class _Loops:
-    """Where vm_exec has no name: whether the function at an address is vm_exec_core, which it calls.
-
-    That one's instructions jump to each other (threaded code), so it is full of indirect jumps.
-    """
-
-    def __init__(self, module: Module) -> None:
-        self._module = module
-        self._known: dict[int, bool] = {}
-
-    def __call__(self, address: int) -> bool:
-        elf, table = self._module.elf, self._module.cfi
-        if elf is None or table is None:
-            return False
-        try:
-            function = table.function(address)
-            if function is None:
-                return False
-            start, end = function
-            if start not in self._known:
-                code = elf.read_at(start, min(max(end - start, 0), _MAX_FUNCTION))
-                self._known[start] = len(_INDIRECT_JUMP.findall(code)) >= _MANY_JUMPS
-        except BadElf:
-            return False
-        return self._known[start]
