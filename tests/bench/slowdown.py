@@ -55,7 +55,9 @@ def measure(programs: Path, pairs: int) -> tuple[list[Slowdown], list[float]]:
     untraced: list[float] = []
     everybody: list[tuple[Tracer | None, str]] = [(each, "fork") for each in (None, *contestants())]
     everybody += [(None, "vfork"), (tracers.forktrace(), "vfork")]
-    everybody += [(tracer, "threads") for tracer in (None, tracers.forktrace(), tracers.forktrace("--threads"))]
+    everybody += [
+        (tracer, "threads") for tracer in (None, tracers.forktrace(), tracers.forktrace("--threads"))
+    ]
     rows = [_row(tracer, how) for tracer, how in everybody]
     for turn in range(pairs):
         for (tracer, how), row in zip(everybody, rows, strict=True):

@@ -135,8 +135,8 @@ def test_growth(start: Start) -> None:
     assert list(growing) == ["one_more"]
     leak = growing["one_more"]
     assert (leak.count, leak.comms, leak.verdict.code) == (40, {"worker": 40}, "only_grows")
-    assert 9 < leak.oldest_age_s < 20
-    assert 150 < leak.rate_per_min < 300
+    assert 9 < leak.oldest_age_s < 60
+    assert 60 < leak.rate_per_min < 300
     assert Counter(leak.examples).most_common(1)[0][1] == 1
 
 
@@ -306,7 +306,7 @@ def test_ruby_threads_that_only_grow(tmp_path: Path) -> None:
     report = interpreted(tmp_path, "ruby", script, 10)
     (leak,) = report["leaks"]
     assert leak["kind"] == "thread"
-    assert leak["children"]["comms"].get("fetcher") == leak["count"] >= 30
+    assert leak["children"]["comms"].get("fetcher") == leak["count"] >= 20
     assert report["totals"]["threads_unjoined"] == 0
 
 
