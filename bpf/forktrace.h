@@ -28,12 +28,10 @@ enum event_type {
 	EV_RELEASE,	/* the process left the process table: reaped, or reaped itself */
 	EV_WAIT4,	/* wait4 (waitpid, wait) returned a pid that ended */
 	EV_WAITID,	/* waitid did */
-	EV_THREAD,	/* a thread was created: value is its tid, parent its pthread_t */
+	EV_THREAD,	/* a thread was created */
 	EV_THREAD_EXIT, /* a thread ended, its process lives on */
 	EV_FAIL,	/* clone, clone3, fork or vfork failed */
 	EV_WAIT_PLACE,	/* the stack of a wait call, once a place */
-	EV_JOIN,	/* a pthread_join or the like begins: parent is the pthread_t, forker until when it waits (ts) */
-	EV_DETACH,	/* pthread_detach: parent is the pthread_t */
 };
 
 /* event.flags; of EV_WAIT4 and EV_WAITID: the call's options */
@@ -41,10 +39,6 @@ enum event_type {
 #define FAIL_THREAD 1u		  /* EV_FAIL: it was to be a thread */
 #define PIDNS_ADDING (1u << 31)	  /* EV_FAIL: include/linux/pid_namespace.h */
 #define FAIL_CLONE3 2u		  /* EV_FAIL: by clone3 (on ENOSYS the C library tries clone next) */
-#define THREAD_PTHREAD 1u	  /* EV_THREAD: by a pthread_create that was seen (threads.c) */
-#define THREAD_DETACHED 2u	  /* EV_THREAD: and its attributes say that nobody will join it */
-#define THREAD_KILLED 1u	  /* EV_THREAD_EXIT: by the end or the exec of its process */
-#define JOIN_FOREVER (~0ULL)	  /* EV_JOIN: until the thread ends */
 
 struct event {
 	u64 ts;		    /* CLOCK_BOOTTIME, ns */
@@ -203,18 +197,6 @@ struct waits {
 #define WAIT_ANY (-1)
 #define WAIT_OTHER ((s32)0x80000000) /* the caller's process group, or a pidfd */
 
-/* What begins where a uprobe of threads.c stands: its cookie. */
-enum thread_call {
-	THREAD_CREATE = 1,
-	THREAD_CREATE_MUSL,
-	THREAD_JOIN,
-	THREAD_TRY_JOIN,
-	THREAD_TIMED_JOIN,
-	THREAD_CLOCK_JOIN,
-	THREAD_DETACH,
-	THREAD_TRIAL,
-};
-
 /* The last wait call for one pid that did not reap it. */
 struct named_key {
 	u64 waiter; /* identity */
@@ -237,12 +219,9 @@ struct wait_site {
 /* config.mode */
 #define MODE_ALL 1u	/* every process of the host; also while the tracer starts */
 #define MODE_STACKS 2u	/* take stacks of forks */
-#define MODE_THREADS 4u	/* and of thread creations */
 
 struct config {
 	u32 mode;
-	u32 pad;
-	u64 realtime; /* CLOCK_REALTIME - CLOCK_BOOTTIME, ns: timed joins are told the former */
 };
 
 /* Indices of the lost map: what was not recorded, and why. */
@@ -258,7 +237,6 @@ BPF_RINGBUF_OUTPUT(samples, 8);
 BPF_HASH(traced, u64, struct traced, 65536);
 BPF_ARRAY(config, struct config, 1);
 BPF_ARRAY(lost, u64, LOST_MAX);
-BPF_TABLE("lru_hash", u64, u32, creating, 4096); /* by pid_tgid: THREAD_*, of threads inside of pthread_create */
 
 #define READ(dst, base, offset) bpf_probe_read_kernel(&(dst), sizeof(dst), (char *)(base) + (offset))
 #define READ_USER(dst, address) bpf_probe_read_user(&(dst), sizeof(dst), (void *)(address))

@@ -59,34 +59,6 @@ static inline u32 pid_at_level(char *task, u32 level)
 	return nr;
 }
 
-/* The last of a creation's hook: its record, with the caller's stack if that is wanted. */
-static inline int send_created(void *ctx, struct event *e, u32 with_stack, u64 caller, u64 image, u32 child)
-{
-	u32 language = with_stack ? begin_stack(e, caller, image, child) : LANG_MAX;
-
-	if (language == LANG_MAX) {
-		send(e);
-		return 0;
-	}
-	if (language)
-		walkers.call((struct pt_regs *)ctx, language);
-	return finish_stack(); /* no interpreter, or its walker is not loaded yet */
-}
-
-/* The C library passes a thread's own pthread_t as its thread pointer: glibc and musl, x86-64. */
-static inline void describe_thread(char *thread, struct event *e)
-{
-	u64 self = bpf_get_current_pid_tgid();
-	u32 *how = creating.lookup(&self);
-
-	READ(e->value, thread, TASK_PID);
-	READ(e->parent, thread, TASK_FSBASE);
-	if (how) {
-		e->flags = *how;
-		creating.delete(&self);
-	}
-}
-
 /* task_newtask(task, clone_flags): in the forking thread, before the child is woken (trap 6). */
 int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -109,9 +81,8 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 		e.type = EV_THREAD;
 		e.task = e.forker;
 		e.tid = bpf_get_current_pid_tgid();
-		describe_thread(child, &e);
-		u32 wanted = MODE_STACKS | MODE_THREADS;
-		return send_created(ctx, &e, t && (m & wanted) == wanted, e.task, t ? t->image : 0, 0);
+		send(&e);
+		return 0;
 	}
 
 	e.parent = e.forker;
@@ -135,7 +106,14 @@ int on_newtask(struct bpf_raw_tracepoint_args *ctx)
 	if (t)
 		follow(e.task, image);
 	/* No stacks of strangers, while the tracer starts: they would fill the ring. */
-	return send_created(ctx, &e, t && m & MODE_STACKS, e.forker, image, e.task >> 32);
+	u32 language = t && m & MODE_STACKS ? begin_stack(&e, e.forker, image, e.task >> 32) : LANG_MAX;
+	if (language == LANG_MAX) {
+		send(&e);
+		return 0;
+	}
+	if (language)
+		walkers.call((struct pt_regs *)ctx, language);
+	return finish_stack(); /* no interpreter, or its walker is not loaded yet */
 }
 
 /* sched_process_exec(task, old_pid, bprm).  The leader's start time moves to a thread that execs (trap 5). */
@@ -178,17 +156,6 @@ static inline u64 at_sigchld(char *leader, u32 *autoreap)
 	return handler == SIG_IGN ? 0 : handler;
 }
 
-/* A thread that ends now ends because its whole process does, or because another thread execs. */
-static inline u32 is_killed(char *signal)
-{
-	u32 flags = 0;
-	s32 notify = 0; /* the threads that an exec waits for */
-
-	READ(flags, signal, SIGNAL_FLAGS);
-	READ(notify, signal, SIGNAL_NOTIFY_COUNT);
-	return flags & SIGNAL_GROUP_EXIT || notify;
-}
-
 /* sched_process_exit(task[, group_dead]): before the parent is told. */
 int on_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -214,8 +181,6 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		if (is_worker(self))
 			return 0;
 		e.type = EV_THREAD_EXIT;
-		e.flags = is_killed(signal) ? THREAD_KILLED : 0;
-		bpf_get_current_comm(e.comm, sizeof(e.comm));
 		send(&e);
 		return 0;
 	}

@@ -130,8 +130,6 @@ static inline u32 next_thread(struct stack_sample *s, struct interpreter *in, st
 	if (in->layout[CFRAME_FRAME] && READ_USER(w->frame, w->frame + in->layout[CFRAME_FRAME] - 1))
 		return 0;
 	w->found = 1;
-	if (!w->frame) /* made by this thread for another one that is not running yet: its own state follows */
-		return !READ_USER(w->thread, w->thread + in->layout[THREAD_NEXT]);
 	w->thread = 0; /* one a thread and interpreter */
 	return 1;
 }

@@ -33,17 +33,11 @@ class EventType(IntEnum):
     THREAD_EXIT = 8
     FAIL = 9
     WAIT_PLACE = 10
-    JOIN = 11
-    DETACH = 12
 
 
 EXIT_AUTOREAP: Final = 1
 FAIL_THREAD: Final = 1
 FAIL_CLONE3: Final = 2
-THREAD_PTHREAD: Final = 1
-THREAD_DETACHED: Final = 2
-THREAD_KILLED: Final = 1
-JOIN_FOREVER: Final = (1 << 64) - 1
 PIDNS_ADDING: Final = 1 << 31
 STACK_SAMPLE: Final = 1 << 63
 CODE_RECORD: Final = 1 << 62
@@ -59,7 +53,6 @@ NAMED_WAIT: Final = struct.Struct("=QIi")
 
 MODE_ALL: Final = 1
 MODE_STACKS: Final = 2
-MODE_THREADS: Final = 4
 LOST: Final = ("events", "stacks", "traced")  # enum loss
 
 REGS_WORDS: Final = 21
@@ -84,20 +77,7 @@ SPACE_KEY: Final = struct.Struct("=QQ")
 KNOWN_STACK: Final = struct.Struct(f"=III{KNOWN_REGS}II{KNOWN_REGS}Q{KNOWN_WORDS}I{KNOWN_WORDS}Q")
 TRACED_KEY: Final = struct.Struct("=Q")
 TRACED: Final = struct.Struct("=QQQ")
-CONFIG: Final = struct.Struct("=IIQ")
-
-
-class ThreadCall(IntEnum):
-    """Functions of the C library that threads are made and released by (enum thread_call)."""
-
-    CREATE = 1
-    CREATE_MUSL = 2
-    JOIN = 3
-    TRY_JOIN = 4
-    TIMED_JOIN = 5
-    CLOCK_JOIN = 6
-    DETACH = 7
-    TRIAL = 8
+CONFIG: Final = struct.Struct("=I")
 
 
 class Language(IntEnum):

@@ -35,7 +35,6 @@ from tracer.records import EVENT, CodeRecord
 from tracer.refusals import Refusals
 from tracer.stacks.store import StackStore
 from tracer.suspects import Suspects
-from tracer.thread_watch import ThreadWatch
 from tracer.trigger import Awaited
 
 DRAIN_S = 0.05  # how long records may wait in the rings
@@ -110,10 +109,6 @@ class Session:
         self.started_at = time.time()
         self.start_ns = procfs.boottime_ns()
         self.graph = Graph(self.start_ns, int(options.min_age_s * 1e9), self._records_changes(record_changes))
-        self._threads: ThreadWatch | None = None
-        if options.probe.threads:
-            self._threads = ThreadWatch(self._probe, int(options.min_age_s * 1e9), self._add_note)
-            self.graph.threads = self._threads.threads
 
     def _records_changes(self, wanted: bool = False) -> bool:
         return wanted or self.capture is not None or bool(self._snapshots)
@@ -147,8 +142,6 @@ class Session:
             self._add_targets(stats, identities)
         self._follow_newcomers()
         self._probe.follow_everything(False)
-        if self._threads is not None:
-            self._threads.begin(task.id for task in self.graph.tasks.values() if not task.exited_ns)
         self._suspects.watch(self._roots)
         self._refusals.begin(map(pid_of, self._roots))
         self._sample_limits(stats)
@@ -262,8 +255,6 @@ class Session:
         )
         probe.events.consume(len(view))
         self._recognise_interpreters()
-        if self._threads is not None:
-            self._threads.drained()
         for failure in self.graph.take_failures():
             self._refusals.explain(failure)
             self._failed_with_eagain |= failure.key.errno == errno.EAGAIN
@@ -284,8 +275,6 @@ class Session:
 
     def _tick(self) -> None:
         self._look_for_losses()
-        if self._threads is not None:
-            self._threads.tick(self._lives)
         if self.options.cgroup is not None:
             self._add_newcomers(self.options.cgroup)
         if any(procfs.read_stat(pid_of(root)) is None for root in self._roots if root in self.graph.tasks):
@@ -318,8 +307,6 @@ class Session:
         self._note_losses(lost)
 
     def _note_losses(self, lost: dict[str, int]) -> None:
-        if self._threads is not None and lost["events"] != self._lost["events"]:
-            self._threads.threads.doubt()
         self._lost = lost
         self.graph.lossy = bool(lost["events"] or lost["traced"])
 
@@ -385,21 +372,12 @@ class Session:
         self._drop_snapshots()
         reconciliation = self._reconcile(seen)
         self.graph.resync(seen, at_ns)
-        if self._threads is not None:
-            self._threads.finish(self.graph.lossy)
         snapshot = self._snapshot()
         about = self._about(reconciliation)
         self._flush(snapshot, about, final=True)
         named = {ident: self._stacks.stack(ident) for ident in range(1, len(self._stacks) + 1)}
         notes = (*self._notes, *self._stacks.notes())  # of the flush, too
         return summarize(snapshot, named, replace(about, notes=notes))
-
-    def _lives(self, identity: int) -> bool:
-        task = self.graph.tasks.get(identity)
-        return task is not None and not task.exited_ns
-
-    def _add_note(self, sentence: str) -> None:
-        self._notes[sentence] = None
 
     def _snapshot(self) -> Snapshot:
         snapshot = self.graph.snapshot(procfs.boottime_ns())

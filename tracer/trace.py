@@ -121,9 +121,6 @@ class Leak:
     oldest_age_s: since the oldest one died (zombie, orphaned).
     exits: exit status ("0", "1", "SIGKILL", "SIGSEGV+core") to count.
     pre_existing: the children were already there when the trace began, so that their fork was not seen.
-    Of kind "thread" and "unjoined_thread" the children are threads: parents are their processes, examples tids, and
-    oldest_age_s is since the oldest was made, or ended.
-    held_bytes: memory still mapped for the stacks of unjoined threads, None where it is not known.
     """
 
     kind: str
@@ -138,21 +135,6 @@ class Leak:
     verdict: Verdict
     pre_existing: bool = False
     waits: tuple[WaitSite, ...] = ()  # where the parent does wait
-    held_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadTally:
-    """Threads that one stack made.  alive: at the end.  grown: alive more than in the middle of the trace.
-
-    unjoined: ended, and nobody joined them; None where that was not seen.  oldest_age_s: of the oldest living one.
-    """
-
-    made: int
-    alive: int
-    unjoined: int | None
-    grown: int
-    oldest_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +292,6 @@ class Trace:
     late: tuple[LateReaping, ...] = ()  # largest count first
     reconciliation: Reconciliation | None = None
     stacks: tuple[tuple[Stack, Tally], ...] = ()  # every stack that forked, most forks first
-    threads: tuple[tuple[Stack, ThreadTally], ...] = ()  # every stack that made threads, most alive first
     incomplete_because: tuple[str, ...] = ()  # one sentence each; empty when complete
     notes: tuple[str, ...] = ()  # what a reader should know that spoils nothing
     min_age_s: float = 1.0

@@ -55,9 +55,6 @@ def measure(programs: Path, pairs: int) -> tuple[list[Slowdown], list[float]]:
     untraced: list[float] = []
     everybody: list[tuple[Tracer | None, str]] = [(each, "fork") for each in (None, *contestants())]
     everybody += [(None, "vfork"), (tracers.forktrace(), "vfork")]
-    everybody += [
-        (tracer, "threads") for tracer in (None, tracers.forktrace(), tracers.forktrace("--threads"))
-    ]
     rows = [_row(tracer, how) for tracer, how in everybody]
     for turn in range(pairs):
         for (tracer, how), row in zip(everybody, rows, strict=True):
@@ -83,7 +80,7 @@ def measure(programs: Path, pairs: int) -> tuple[list[Slowdown], list[float]]:
 
 def _row(tracer: Tracer | None, how: str) -> Slowdown:
     name = tracer.name if tracer else "untraced, twice"
-    return Slowdown(name if how == "fork" else f"{name}, {how}", tracer.version() if tracer else "")
+    return Slowdown(f"{name}, vfork" if how == "vfork" else name, tracer.version() if tracer else "")
 
 
 def _fastest_of(load: Load, tracer: Tracer | None) -> float:

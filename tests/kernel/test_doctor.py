@@ -46,7 +46,6 @@ def test_where_tracing_works() -> None:
     answer, found = doctor()
     assert answer.status == 0
     assert {name for name, state in states(answer).items() if state == "ok"} >= NEEDED
-    assert states(answer)["uprobes"] == "ok"
     assert found["conclusion"] == "forktrace can trace here"
     assert not found["needs_light"]
 

@@ -58,7 +58,7 @@ LAYOUTS: Final = {
     ),
     "named_key": (records.NAMED_KEY, ("waiter", "pid", "pad")),
     "named_wait": (records.NAMED_WAIT, ("last_ns", "calls", "result")),
-    "config": (records.CONFIG, ("mode", "pad", "realtime")),
+    "config": (records.CONFIG, ("mode",)),
 }  # fmt: skip
 KERNEL_ALONE: Final = {"wait_site"}  # structs that user space never sees
 CONSTANTS: Final = {
@@ -71,14 +71,9 @@ CONSTANTS: Final = {
     "WAIT_ANY": records.WAIT_ANY % 2**64,  # printed as unsigned
     "WAIT_OTHER": records.WAIT_OTHER % 2**64,
     "FAIL_CLONE3": records.FAIL_CLONE3,
-    "THREAD_PTHREAD": records.THREAD_PTHREAD,
-    "THREAD_DETACHED": records.THREAD_DETACHED,
-    "THREAD_KILLED": records.THREAD_KILLED,
-    "JOIN_FOREVER": records.JOIN_FOREVER,
     "STACK_SAMPLE": records.STACK_SAMPLE,
     "MODE_ALL": records.MODE_ALL,
     "MODE_STACKS": records.MODE_STACKS,
-    "MODE_THREADS": records.MODE_THREADS,
     "REGS_WORDS": records.REGS_WORDS,
     "KNOWN_WORDS": records.KNOWN_WORDS,
     "KNOWN_REGS": records.KNOWN_REGS,
@@ -92,7 +87,6 @@ CONSTANTS: Final = {
     "NS_PER_TICK": 10_000_000,
     "LOST_MAX": len(records.LOST),
     **{f"EV_{each.name}": each.value for each in records.EventType},
-    **{f"THREAD_{each.name}": each.value for each in records.ThreadCall},
     **{f"LANG_{each.name}": each.value for each in records.Language},
     "LANG_MAX": len(records.Language),
     **{f"WALK_{each.name}": each.value for each in records.Walk},
@@ -178,7 +172,7 @@ def test_nothing_of_the_header_is_left_out() -> None:
     text = declarations()
     assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(LAYOUTS) | KERNEL_ALONE
     defined = set(re.findall(r"^#define (\w+)", text, re.MULTILINE)) - {"COMM_LEN", "STACK_PAGE"}
-    enumerated = set(re.findall(r"^\t((?:EV|LOST|LANG|THREAD|WALK)_\w+)", text, re.MULTILINE))
+    enumerated = set(re.findall(r"^\t((?:EV|LOST|LANG|WALK)_\w+)", text, re.MULTILINE))
     assert defined | enumerated == set(CONSTANTS)
 
 

@@ -27,7 +27,6 @@ from urllib.parse import quote
 from tracer.capture.errors import CaptureError
 from tracer.capture.meta import Meta, from_rows
 from tracer.capture.schema import APPLICATION_ID, TABLES, TASK_FIELDS, UPGRADES, VERSION
-from tracer.capture.thread_groups import KINDS, group_from_json
 from tracer.lifecycle.facts import NamedWait, ParentFacts, Waits
 from tracer.lifecycle.snapshot import (
     FailedKey,
@@ -36,8 +35,6 @@ from tracer.lifecycle.snapshot import (
     Process,
     Snapshot,
     StackCounts,
-    ThreadCounts,
-    ThreadGroup,
     WaitPlace,
 )
 from tracer.lifecycle.task import Fate, Task
@@ -244,10 +241,6 @@ def _load(db: sqlite3.Connection, min_age_s: float | None) -> LoadedCapture:
         late=_late(db, round(meta.min_age_s * 1e9)),
         facts={row[0]: _facts(row[1]) for row in _rows(db, "SELECT * FROM facts", int, str)},
         wait_places=_wait_places(db),
-        threads={
-            row[0]: ThreadCounts(*row[1:]) for row in _rows(db, "SELECT * FROM thread_counts", *[int] * 6)
-        },
-        thread_groups=_thread_groups(db),
     )
     if not meta.finished:
         meta = replace(meta, incomplete_because=(*meta.incomplete_because, _unfinished(meta)))
@@ -325,15 +318,6 @@ def _wait_places(db: sqlite3.Connection) -> dict[int, tuple[WaitPlace, ...]]:
     for process, *place in _rows(db, "SELECT * FROM wait_places", *[int] * 4):
         places[process] = (*places.get(process, ()), WaitPlace(*place))
     return places
-
-
-def _thread_groups(db: sqlite3.Connection) -> dict[tuple[int, str], ThreadGroup]:
-    groups = {}
-    for stack, kind, details in _rows(db, "SELECT * FROM thread_groups", int, str, str):
-        if kind not in KINDS:
-            raise _Damaged(f"there is no kind of threads {kind[:40]!r}")
-        groups[stack, kind] = group_from_json(details)
-    return groups
 
 
 def _unfinished(meta: Meta) -> str:

@@ -114,20 +114,6 @@ TABLES: Mapping[str, str] = {
   "limit" TEXT,                   -- JSON of the limit that refused them, where it is known
   PRIMARY KEY (stack, errno, thread)
 ) WITHOUT ROWID""",
-    "thread_counts": """CREATE TABLE thread_counts (
-  stack INTEGER PRIMARY KEY,      -- stacks.id of the stack that made them, 0: no stack
-  made INTEGER NOT NULL,
-  ended INTEGER NOT NULL,
-  unjoined INTEGER NOT NULL,      -- ended, joinable, never joined
-  oldest_ns INTEGER NOT NULL,     -- when the oldest living one was made, 0: none lives
-  grown INTEGER NOT NULL          -- alive at the end, less those alive in the middle of the trace
-)""",
-    "thread_groups": """CREATE TABLE thread_groups (
-  stack INTEGER NOT NULL,
-  kind TEXT NOT NULL,             -- thread (they only grow in number), unjoined_thread
-  details TEXT NOT NULL,          -- JSON
-  PRIMARY KEY (stack, kind)
-) WITHOUT ROWID""",
     "totals": """CREATE TABLE totals (
   name TEXT PRIMARY KEY,
   count INTEGER NOT NULL

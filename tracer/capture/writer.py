@@ -25,7 +25,6 @@ from urllib.parse import quote
 from tracer.capture.errors import CaptureError, CaptureExists
 from tracer.capture.meta import Meta, to_rows
 from tracer.capture.schema import APPLICATION_ID, TABLES, TASK_FIELDS, VERSION
-from tracer.capture.thread_groups import group_to_json
 from tracer.invoker import give_to_invoking_user
 from tracer.lifecycle.snapshot import Snapshot
 from tracer.lifecycle.task import Task
@@ -61,8 +60,6 @@ class CaptureWriter:
             "facts": _Mirror("facts", ("process",), 2),
             "wait_places": _Mirror("wait_places", ("process", "stack"), 4),
             "failed_forks": _Mirror("failed_forks", ("stack", "errno", "thread"), 5),
-            "thread_counts": _Mirror("thread_counts", ("stack",), 6),
-            "thread_groups": _Mirror("thread_groups", ("stack", "kind"), 3),
             "latency": _Mirror("latency", ("bucket",), 2),
         }
         try:
@@ -179,8 +176,6 @@ class CaptureWriter:
                 (key.stack, key.errno, int(key.thread)): (count, _limit(snapshot.failed_limits.get(key)))
                 for key, count in snapshot.failed.items()
             },
-            "thread_counts": {(stack,): astuple(made) for stack, made in snapshot.threads.items()},
-            "thread_groups": {key: (group_to_json(each),) for key, each in snapshot.thread_groups.items()},
             "latency": latency,
         }
         for name, rows in tables.items():

@@ -80,7 +80,7 @@ def trace_targets(
 
 
 def probe_options(tracing: Tracing) -> ProbeOptions:
-    return ProbeOptions(light=tracing.light, stacks=tracing.stacks, threads=tracing.threads)
+    return ProbeOptions(light=tracing.light, stacks=tracing.stacks)
 
 
 @contextmanager

@@ -25,7 +25,6 @@ class Tracing:
     min_age_s: float
     light: bool
     stacks: bool
-    threads: bool
     rules: Rules | None = None
 
 
@@ -106,12 +105,6 @@ def tracing_options(command: Command) -> Command:
             "is seen some milliseconds late, and without the call; failed forks are not seen.",
         ),
         click.option("--no-stacks", is_flag=True, help="Count forks, but take no stacks."),
-        click.option(
-            "--threads",
-            is_flag=True,
-            help="Trace threads, too: which stacks made those that live, which only grow in number, and which ended "
-            "and were not joined.",
-        ),
         rules_option,
     ]
 
@@ -122,13 +115,10 @@ def tracing_options(command: Command) -> Command:
         min_age: float,
         light: bool,
         no_stacks: bool,
-        threads: bool,
         rules: Rules | None,
         **rest: Any,
     ) -> Any:
-        return command(
-            *args, tracing=Tracing(duration, min_age, light, not no_stacks, threads, rules), **rest
-        )
+        return command(*args, tracing=Tracing(duration, min_age, light, not no_stacks, rules), **rest)
 
     return _decorate(wrapped, options)
 

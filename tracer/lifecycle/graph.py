@@ -22,7 +22,6 @@ from tracer.lifecycle.snapshot import (
     WaitPlace,
 )
 from tracer.lifecycle.task import NS_PER_TICK, PRE_EXISTING, Fate, Task, pid_of
-from tracer.lifecycle.threads import Threads
 from tracer.records import EXIT_AUTOREAP, FAIL_CLONE3, FAIL_THREAD, STACK_SAMPLE, EventType, RawEvent
 
 WNOWAIT = 0x01000000
@@ -33,7 +32,6 @@ _FORK, _EXEC, _EXIT, _RELEASE = map(int, (EventType.FORK, EventType.EXEC, EventT
 _WAIT4, _WAITID = int(EventType.WAIT4), int(EventType.WAITID)
 _THREAD, _THREAD_EXIT = int(EventType.THREAD), int(EventType.THREAD_EXIT)
 _WAIT_PLACE = int(EventType.WAIT_PLACE)
-_JOIN, _DETACH = int(EventType.JOIN), int(EventType.DETACH)
 MAX_PLACES = 8  # where one process waits
 
 
@@ -76,7 +74,6 @@ class Graph:
     changed: tasks that differ from the last ``take_changed``, kept when a capture is written.
     lossy: records were lost.  Only then is an unknown process below ours a child whose fork was missed; else it is a
     stranger that was reparented to us.
-    threads: what is known of single threads, where they are traced (``--threads``).
     anomalies: contradictions found by ``resync``; each is one child whose fate cannot be known, or became so late.
     """
 
@@ -85,7 +82,6 @@ class Graph:
         self.lossy = False
         self.anomalies = 0
         self.lost_stacks = 0
-        self.threads: Threads | None = None
         self._start_ns = start_ns
         self._min_age_ns = min_age_ns
         self._changed: dict[int, Task] | None = {} if record_changes else None
@@ -130,7 +126,7 @@ class Graph:
         """Apply records, oldest first; returns how many.  samples: number of a stack sample -> stack id."""
         tasks, dead, dead_in_ns, names = self.tasks, self._dead, self._dead_in_ns, self._names
         changed, stacks, reaped, enosys = self._changed, self._stacks, self._reaped, self._enosys
-        latency, blind, handlers, threads = self._latency.add, self._blind_waits, self._handlers, self.threads
+        latency, blind, handlers = self._latency.add, self._blind_waits, self._handlers
         count = 0
         for (
             _,
@@ -162,8 +158,6 @@ class Graph:
                 task.exit_parent = parent
                 task.comm = names.get(comm) or self._name(comm)
                 task.threads = 0
-                if threads is not None and threads.over(ts, ident):
-                    self._parents.setdefault(ident, Process(ident, task.comm, task.ns_pid, alive=True))
                 if task.ns_pid == 1:
                     self._dead_inits[ident] = None
                     if len(self._dead_inits) > MAX_DEAD_INITS:
@@ -257,9 +251,6 @@ class Graph:
                 task = tasks.get(ident)
                 if task is not None:
                     task.execs += 1
-                    task.threads = 1
-                    if threads is not None and threads.over(ts, ident):
-                        self._parents.setdefault(ident, Process(ident, task.comm, task.ns_pid, alive=True))
                     task.exit_signal = SIGCHLD  # whatever clone was told
                     # Another program now: what the old one waited for proves nothing of it.
                     reaped.pop(ident, None)
@@ -277,24 +268,10 @@ class Graph:
                     self._threads += 1
                     if enosys:
                         enosys.pop(tid, None)
-                    if threads is not None:
-                        if stack >= STACK_SAMPLE:
-                            stack = samples.get(stack, 0)
-                            if not stack:
-                                self.lost_stacks += 1
-                        threads.made(ts, ident, value, parent, stack, flags)
             elif kind == _THREAD_EXIT:
                 task = tasks.get(ident)
                 if task is not None and task.threads > 1:
                     task.threads -= 1
-                if threads is not None:
-                    threads.ended(ts, ident, tid, flags, names.get(comm) or self._name(comm))
-            elif kind == _JOIN:
-                if threads is not None:
-                    threads.joined(ident, parent, forker)
-            elif kind == _DETACH:
-                if threads is not None:
-                    threads.detached(ident, parent)
             elif kind == _WAIT_PLACE:
                 places = self._wait_places.setdefault(ident, {})
                 if len(places) < MAX_PLACES:
@@ -608,14 +585,11 @@ class Graph:
         kept = {parent for group in groups.values() for parent in group.parents if parent}
         processes = {}
         for ident in kept:
-            processes[ident] = self._process(ident)
-        threads = self.threads
-        thread_groups = threads.leaks(end_ns) if threads is not None else {}
-        for ident in {
-            parent for thread_group in thread_groups.values() for parent in thread_group.parents if parent
-        }:
-            if ident not in processes:
-                processes[ident] = self._process(ident)
+            parent = self.tasks.get(ident)
+            known = self._parents.get(ident)
+            comm = parent.comm if parent else known.comm if known else ""
+            ns_pid = parent.ns_pid if parent else known.ns_pid if known else pid_of(ident)
+            processes[ident] = Process(ident, comm, ns_pid, self._alive(ident), self._reaped.get(ident, 0))
         failed = dict(self._failed)
         for refused in self._enosys.values():  # no clone followed
             failed[refused] = failed.get(refused, 0) + 1
@@ -635,20 +609,11 @@ class Graph:
                 for ident, places in self._wait_places.items()
                 if ident in kept
             },
-            threads=threads.counts() if threads is not None else {},
-            thread_groups=thread_groups,
         )
-
-    def _process(self, ident: int) -> Process:
-        task = self.tasks.get(ident)
-        known = self._parents.get(ident)
-        comm = task.comm if task else known.comm if known else ""
-        ns_pid = task.ns_pid if task else known.ns_pid if known else pid_of(ident)
-        return Process(ident, comm, ns_pid, self._alive(ident), self._reaped.get(ident, 0))
 
     def _totals(self, stacks: Mapping[int, StackCounts], failed: Mapping[FailedKey, int]) -> dict[str, int]:
         every = stacks.values()
-        totals = {
+        return {
             "forks": sum(c.forks for c in every),
             "threads": self._threads,
             "execs": self._execs,
@@ -665,9 +630,6 @@ class Graph:
             "failed_forks": sum(failed.values()),
             "threads_running": sum(max(task.threads - 1, 0) for task in self.tasks.values()),
         }
-        if self.threads is not None and self.threads.sees_joins:
-            totals["threads_unjoined"] = sum(c.unjoined for c in self.threads.counts().values())
-        return totals
 
 
 def _started_since(ident: int, at_ns: int) -> bool:

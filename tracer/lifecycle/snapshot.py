@@ -176,73 +176,6 @@ class StackCounts:
         self.unknown += other.unknown
 
 
-@dataclass(slots=True)
-class ThreadCounts:
-    """Threads that one stack made.  unjoined: ended, joinable, never joined, however short ago.
-
-    oldest_ns: when the oldest living one was made (CLOCK_BOOTTIME), 0 without one.  grown: living ones more than in
-    the middle of the trace.
-    """
-
-    made: int = 0
-    ended: int = 0
-    unjoined: int = 0
-    oldest_ns: int = 0
-    grown: int = 0
-
-    def add(self, other: ThreadCounts) -> None:
-        self.made += other.made
-        self.ended += other.ended
-        self.unjoined += other.unjoined
-        self.oldest_ns = min(filter(None, (self.oldest_ns, other.oldest_ns)), default=0)
-        self.grown += other.grown
-
-
-@dataclass(slots=True)
-class ThreadGroup:
-    """Threads of one stack that only grow in number, or that ended and were not joined.
-
-    first_ns, last_ns: when they were made, or ended.  young: unjoined for less than min_age: not in count.
-    examples: tids.  held_bytes: mapped for their stacks still, None where nobody looked.
-    """
-
-    count: int = 0
-    young: int = 0
-    first_ns: int = 0
-    last_ns: int = 0
-    parents: Counter[int] = field(default_factory=Counter)  # identity (0: the rest)
-    comms: Counter[str] = field(default_factory=Counter)
-    examples: list[int] = field(default_factory=list)
-    held_bytes: int | None = None
-
-    def add(self, process: int, tid: int, comm: str, at_ns: int) -> None:
-        self.count += 1
-        self.first_ns = min(self.first_ns or at_ns, at_ns)
-        self.last_ns = max(self.last_ns, at_ns)
-        _bounded(self.parents, process, 0)
-        _bounded(self.comms, comm, "(other)")
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(tid)
-
-    def merge(self, other: ThreadGroup) -> None:
-        self.count += other.count
-        self.young += other.young
-        self.first_ns = min(filter(None, (self.first_ns, other.first_ns)), default=0)
-        self.last_ns = max(self.last_ns, other.last_ns)
-        for parent, n in other.parents.items():
-            _bounded(self.parents, parent, 0, n)
-        for comm, n in other.comms.items():
-            _bounded(self.comms, comm, "(other)", n)
-        self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
-        if other.held_bytes is not None:
-            self.held_bytes = (self.held_bytes or 0) + other.held_bytes
-
-    def copy(self) -> ThreadGroup:
-        made = ThreadGroup()
-        made.merge(self)
-        return made
-
-
 @dataclass(frozen=True, slots=True)
 class Process:
     """A parent, as the report names it."""
@@ -295,7 +228,3 @@ class Snapshot:
     failed_limits: dict[FailedKey, Mapping[str, Any]] = field(
         default_factory=dict
     )  # what refused them, if known
-    threads: dict[int, ThreadCounts] = field(default_factory=dict)  # by stack; with --threads alone
-    thread_groups: dict[tuple[int, str], ThreadGroup] = field(
-        default_factory=dict
-    )  # (stack id, "thread" | "unjoined_thread")

@@ -13,18 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracer import trace
-from tracer.lifecycle.snapshot import (
-    FailedKey,
-    Group,
-    LatencyHistogram,
-    Process,
-    Snapshot,
-    StackCounts,
-    ThreadCounts,
-    ThreadGroup,
-)
+from tracer.lifecycle.snapshot import FailedKey, Group, LatencyHistogram, Process, Snapshot, StackCounts
 from tracer.lifecycle.task import PRE_EXISTING, pid_of
-from tracer.lifecycle.thread_leaks import thread_leak, thread_tallies
 from tracer.lifecycle.verdict import Case, ended_first, target_in_words, why, why_orphans
 
 WNOHANG = 1
@@ -64,11 +54,6 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         for (stack, kind), group in snapshot.groups.items()
         if group.count
     ]
-    leaks += [
-        thread_leak(kind, thread_group, known.get(stack, NO_STACK), snapshot.threads[stack], snapshot)
-        for (stack, kind), thread_group in snapshot.thread_groups.items()
-        if thread_group.count and stack in snapshot.threads
-    ]
     leaks.sort(key=lambda leak: (-leak.count, leak.kind != "zombie", leak.stack.id))
     failed = [
         trace.FailedFork(
@@ -105,7 +90,6 @@ def summarize(snapshot: Snapshot, stacks: Mapping[int, trace.Stack], about: Abou
         late=_late(snapshot, known),
         reconciliation=about.reconciliation,
         stacks=tuple(tallies),
-        threads=thread_tallies(snapshot, known, NO_STACK),
         incomplete_because=about.incomplete_because,
         notes=about.notes,
         limits=about.limits,
@@ -155,12 +139,6 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
     late: dict[int, LatencyHistogram] = {}
     for key, histogram in snapshot.late.items():
         late.setdefault(ids.get(key, 0), LatencyHistogram()).merge(histogram)
-    threads: dict[int, ThreadCounts] = {}
-    for key, made in snapshot.threads.items():
-        threads.setdefault(ids.get(key, 0), ThreadCounts()).add(made)
-    thread_groups: dict[tuple[int, str], ThreadGroup] = {}
-    for (key, kind), thread_group in snapshot.thread_groups.items():
-        thread_groups.setdefault((ids.get(key, 0), kind), ThreadGroup()).merge(thread_group)
     failed: Counter[FailedKey] = Counter()
     limits: dict[FailedKey, Mapping[str, Any]] = {}
     for failure, count in snapshot.failed.items():
@@ -169,14 +147,7 @@ def _merge_equal_stacks(snapshot: Snapshot, known: Mapping[int, trace.Stack]) ->
         if failure in snapshot.failed_limits:
             limits[key_of_all] = snapshot.failed_limits[failure]
     return replace(
-        snapshot,
-        stacks=stacks,
-        groups=groups,
-        failed=dict(failed),
-        failed_limits=limits,
-        late=late,
-        threads=threads,
-        thread_groups=thread_groups,
+        snapshot, stacks=stacks, groups=groups, failed=dict(failed), failed_limits=limits, late=late
     )
 
 

@@ -35,7 +35,6 @@ MAPS: Final = (
     "traced",
     "config",
     "lost",
-    "creating",
     "scratch",
     "pending",
     "sample_count",
@@ -68,7 +67,6 @@ SYSCALL_TRACEPOINTS: Final = {
     "on_fork_return": "sys_exit_fork",
     "on_vfork_return": "sys_exit_vfork",
 }
-THREAD_MAPS: Final = ("events", "traced", "config", "lost", "creating")
 # Where the arguments of a system call are in struct pt_regs, as indices of its words.
 REGISTER_FLAGS: Final = {
     "x86_64": (
@@ -78,10 +76,6 @@ REGISTER_FLAGS: Final = {
         "-DREG_ARG4=7",
         "-DREG_IP=16",
         "-DREG_SP=19",
-        "-DCALL_ARG1=14",  # of a function call
-        "-DCALL_ARG2=13",
-        "-DCALL_ARG3=12",
-        "-DCALL_ARG4=11",
     ),
 }
 
@@ -129,11 +123,6 @@ def build_walker(language: str, options: Options, cache: str | None = CACHE) -> 
     return _build(
         Unit(sources, (*MAPS, *WALKER_MAPS, *OWN_MAPS.get(language, ())), tuple(programs)), options, cache
     )
-
-
-def build_threads(options: Options, cache: str | None = CACHE) -> Compiled:
-    """The program for the C library's thread calls (``uprobes``); it shares the maps of ``build`` by name."""
-    return _build(Unit(("forktrace.h", "threads.c"), THREAD_MAPS, ("on_thread_call",)), options, cache)
 
 
 def is_cached(options: Options, cache: str = CACHE) -> bool:

@@ -14,7 +14,6 @@ import resource
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from tracer.errors import BpfRefused, NoPermission, Unavailable
@@ -22,12 +21,11 @@ from tracer.probe import syscalls
 from tracer.probe.programs import Compiled, MapShape, Program
 
 # enum bpf_cmd
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = (
-    0, 1, 2, 3, 4, 5, 17, 28,
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = (
+    0, 1, 2, 3, 4, 5, 17,
 )  # fmt: skip
-_TYPE_KPROBE, _TYPE_TRACEPOINT, _TYPE_RAW_TRACEPOINT, _TYPE_TRACING = 2, 5, 17, 26  # enum bpf_prog_type
-UPROBE_PMU: Final = "/sys/bus/event_source/devices/uprobe/type"
-_ATTACH_FENTRY, _ATTACH_PERF_EVENT, ATTACH_UPROBE_MULTI = 24, 41, 48  # enum bpf_attach_type
+_TYPE_TRACEPOINT, _TYPE_RAW_TRACEPOINT, _TYPE_TRACING = 5, 17, 26  # enum bpf_prog_type
+_ATTACH_FENTRY = 24  # enum bpf_attach_type
 _NAME_LENGTH = 15
 RETURN_0: Final = bytes.fromhex("b700000000000000 9500000000000000")
 _LOG_SIZE: Final = 1 << 20
@@ -64,7 +62,7 @@ class Map:
         """Of a key that may be gone already."""
         self._key.raw = key
         with contextlib.suppress(FileNotFoundError):
-            syscalls.bpf(_MAP_DELETE, self._attributes[:16])  # the kernel wants nothing behind the key
+            syscalls.bpf(_MAP_DELETE, self._attributes)
 
     def keys(self) -> Iterator[bytes]:
         """Those present while one walks; a map that changes meanwhile may show some twice or not at all."""
@@ -111,33 +109,27 @@ class BpfObject:
             raise
         return self
 
-    def add(self, compiled: Compiled, max_entries: Mapping[str, int], attach_type: int = 0) -> None:
-        """More programs; maps that are there already, by name, are shared.  Raises what ``load`` raises.
-
-        attach_type: enum bpf_attach_type, where the kernel wants to know it when it loads them.
-        """
+    def add(self, compiled: Compiled, max_entries: Mapping[str, int]) -> None:
+        """More programs; maps that are there already, by name, are shared.  Raises what ``load`` raises."""
         for name, shape in compiled.maps.items():
             if name not in self.maps:
                 sized = replace(shape, max_entries=max_entries.get(name, shape.max_entries))
                 self.maps[name] = Map(name, _create_map(name, sized), sized)
         for name, program in compiled.programs.items():
-            loaded = self._load(name, program, attach_type)
-            if name in self._programs:
-                os.close(self._programs[name])
-            self._programs[name] = loaded
+            self._programs[name] = self._load(name, program)
 
     def enter(self, prog_array: str, place: int, program: str) -> None:
         """Make a program the target of tail calls to this place."""
         fd = self._programs[program]
         self.maps[prog_array].update(struct.pack("=I", place), struct.pack("=i", fd))
 
-    def _load(self, name: str, program: Program, attach_type: int) -> int:
+    def _load(self, name: str, program: Program) -> int:
         code = bytearray(program.instructions)
         for offset, target in program.map_loads:
             struct.pack_into("=i", code, offset + 4, self.maps[target].fd)
-        kind = _kind(name)
+        kind = _TYPE_TRACEPOINT if name.endswith("_return") else _TYPE_RAW_TRACEPOINT
         try:
-            return _load_program(name, kind, bytes(code), attach_type=attach_type)
+            return _load_program(name, kind, bytes(code))
         except OSError as error:
             raise _refused(f"the BPF program {name}", error, _verifier_log(name, kind, bytes(code))) from None
 
@@ -157,46 +149,6 @@ class BpfObject:
             fcntl.ioctl(event, syscalls.PERF_EVENT_IOC_ENABLE, 0)
         except OSError as error:
             raise _refused(f"attaching {program} to its syscall tracepoint", error) from None
-
-    def attach_uprobes(self, program: str, path: str, offsets: Mapping[int, int], pid: int) -> int:
-        """In one process, whatever it execs: at byte offsets of a file, by the cookie that tells the program which.
-
-        The program was loaded with ``uprobe_multi``.  Returns the descriptor that holds them, which is the caller's.
-        Raises OSError, also when the process is gone.
-        """
-        name = ctypes.create_string_buffer(os.fsencode(path))
-        count = len(offsets)
-        places = (ctypes.c_uint64 * count)(*offsets.values())
-        cookies = (ctypes.c_uint64 * count)(*offsets)
-        # prog_fd, target_fd, attach_type, flags, path, offsets, ref_ctr_offsets, cookies, cnt, flags, pid
-        attributes = struct.pack(
-            "=IIIIQQQQIII4x",
-            self._programs[program],
-            0,
-            ATTACH_UPROBE_MULTI,
-            0,
-            ctypes.addressof(name),
-            ctypes.addressof(places),
-            0,
-            ctypes.addressof(cookies),
-            count,
-            0,
-            pid,
-        )
-        return syscalls.bpf(_LINK_CREATE, attributes)
-
-    def attach_perf_uprobe(
-        self, program: str, path: str, offset: int, cookie: int, pid: int
-    ) -> tuple[int, int]:
-        """The same at one place, for kernels before 6.6; the descriptors of its link and its event."""
-        pmu = int(Path(UPROBE_PMU).read_text(encoding="ascii"))
-        event = syscalls.perf_event_open_uprobe(pmu, os.fsencode(path), offset, pid)
-        attributes = struct.pack("=IIIIQ", self._programs[program], event, _ATTACH_PERF_EVENT, 0, cookie)
-        try:
-            return syscalls.bpf(_LINK_CREATE, attributes), event
-        except OSError:
-            os.close(event)
-            raise
 
     def detach(self) -> None:
         """No program runs after this; the maps stay readable."""
@@ -230,16 +182,9 @@ def require_bpf() -> None:
 def try_fentry(code: bytes, function: int) -> None:
     """Load (and drop) a program for the entry of a kernel function, given by its BTF id.  Raises as ``load``."""
     try:
-        os.close(_load_program("try_fentry", _TYPE_TRACING, code, None, function, _ATTACH_FENTRY))
+        os.close(_load_program("try_fentry", _TYPE_TRACING, code, function=function))
     except OSError as error:
         raise _refused("a program of type BPF_PROG_TYPE_TRACING", error) from None
-
-
-def _kind(program: str) -> int:
-    """By its name: programs on syscall tracepoints end with _return, and one runs at functions of the C library."""
-    if program == "on_thread_call":
-        return _TYPE_KPROBE
-    return _TYPE_TRACEPOINT if program.endswith("_return") else _TYPE_RAW_TRACEPOINT
 
 
 def _create_map(name: str, shape: MapShape) -> int:
@@ -262,12 +207,7 @@ def _create_map(name: str, shape: MapShape) -> int:
 
 
 def _load_program(
-    name: str,
-    kind: int,
-    code: bytes,
-    log: ctypes.Array[ctypes.c_char] | None = None,
-    function: int = 0,
-    attach_type: int = 0,
+    name: str, kind: int, code: bytes, log: ctypes.Array[ctypes.c_char] | None = None, function: int = 0
 ) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
@@ -286,7 +226,7 @@ def _load_program(
         0,
         name.encode()[:_NAME_LENGTH],
         0,
-        attach_type,
+        _ATTACH_FENTRY if function else 0,
         function,
     )
     return syscalls.bpf(_PROG_LOAD, attributes)

@@ -36,7 +36,6 @@ MEMBERS: Final[dict[str, tuple[str, str]]] = {
     "MM_EXEC_VM": ("mm_struct", "exec_vm"),
     "SIGNAL_LIVE": ("signal_struct", "live"),
     "SIGNAL_FLAGS": ("signal_struct", "flags"),
-    "SIGNAL_NOTIFY_COUNT": ("signal_struct", "notify_count"),
     "SIGNAL_GROUP_EXIT_CODE": ("signal_struct", "group_exit_code"),
     "SIGHAND_ACTION": ("sighand_struct", "action"),
     "SIGACTION_HANDLER": ("sigaction", "sa_handler"),

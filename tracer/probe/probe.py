@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, replace
@@ -20,7 +18,6 @@ from tracer.probe.loader import BpfObject, require_bpf
 from tracer.probe.programs import Compiled
 from tracer.probe.ring import Ring
 from tracer.probe.tracefs import open_tracefs
-from tracer.probe.uprobes import Uprobes
 
 EVENT_RING: Final = 4 << 20  # bytes: 47,000 events
 SAMPLE_RING: Final = 16 << 20  # at least 500 whole stacks
@@ -30,14 +27,10 @@ MAX_TRACED: Final = 65_536  # processes that live (or stand as zombies) at once
 
 @dataclass(frozen=True, slots=True)
 class ProbeOptions:
-    """Sizes are powers of two.  light: no syscall tracepoints, which every process of the host pays for.
-
-    threads: stacks of thread creations, too, and uprobes for who joins them.
-    """
+    """Sizes are powers of two.  light: no syscall tracepoints, which every process of the host pays for."""
 
     light: bool = False
     stacks: bool = True
-    threads: bool = False
     event_ring: int = EVENT_RING
     sample_ring: int = SAMPLE_RING
     max_traced: int = MAX_TRACED
@@ -65,17 +58,7 @@ class Probe:
         for prog_array, program in (("walkers", "on_stack"), ("call_walkers", "on_stack_return")):
             if not options.light or prog_array == "walkers":
                 self._object.enter(prog_array, 0, program)
-        self._mode = 0
         self.follow_everything(False)
-        self._uprobes: Uprobes | None = None
-        self.no_uprobes = ""  # why thread calls cannot be watched
-        if options.threads:
-            try:
-                self._uprobes = Uprobes(
-                    self._object, build.build_threads(self._build_options, _cache(options))
-                )
-            except ForktraceError as error:
-                self.no_uprobes = error.message
 
     def attach(self) -> None:
         for program, tracepoint in build.RAW_TRACEPOINTS.items():
@@ -89,13 +72,9 @@ class Probe:
                     self._object.attach_tracepoint(program.replace("vfork", "fork"), event_id)
 
     def detach(self) -> None:
-        if self._uprobes is not None:
-            self._uprobes.detach()
         self._object.detach()
 
     def close(self) -> None:
-        if self._uprobes is not None:
-            self._uprobes.detach()
         if self._compiler is not None:
             self._compiler.shutdown(wait=True, cancel_futures=True)
         self.events.close()
@@ -112,17 +91,8 @@ class Probe:
 
     def follow_everything(self, everything: bool) -> None:
         """Record every process of the host: while the session looks for the targets' descendants."""
-        self._mode = (
-            (records.MODE_ALL if everything else 0)
-            | (records.MODE_STACKS if self.options.stacks else 0)
-            | (records.MODE_THREADS if self.options.threads else 0)
-        )
-        self.set_clock()
-
-    def set_clock(self) -> None:
-        """Tell the programs how far CLOCK_REALTIME is ahead; again now and then, for it can be set."""
-        ahead = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._config.update(b"\0\0\0\0", records.CONFIG.pack(self._mode, 0, max(ahead, 0)))
+        mode = (records.MODE_ALL if everything else 0) | (records.MODE_STACKS if self.options.stacks else 0)
+        self._config.update(b"\0\0\0\0", records.CONFIG.pack(mode))
 
     def follow(self, identity: int) -> bool:
         """From now on, this process and whatever it forks.  False when the map of traced processes is full."""
@@ -247,18 +217,6 @@ class Probe:
             return NamedWait(pid)
         last_ns, calls, result = records.NAMED_WAIT.unpack(value)
         return NamedWait(pid, last_ns, calls, result)
-
-    # --- threads ---------------------------------------------------------------------------------------------
-
-    def watch_threads(self, pid: int, path: str, offsets: Mapping[int, int]) -> tuple[int, ...]:
-        """Uprobes in one process: see ``Uprobes.attach``.  Raises OSError."""
-        if self._uprobes is None:
-            raise OSError(errno.EOPNOTSUPP, self.no_uprobes or "threads are not traced")
-        return self._uprobes.attach(pid, path, offsets)
-
-    def unwatch_threads(self, watched: tuple[int, ...]) -> None:
-        if self._uprobes is not None:
-            self._uprobes.release(watched)
 
     # --- losses ----------------------------------------------------------------------------------------------
 

@@ -64,19 +64,6 @@ def perf_event_open_tracepoint(event_id: int) -> int:
     return _call(number, ctypes.byref(buffer), pid, cpu, group, ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
 
 
-def perf_event_open_uprobe(pmu: int, path: bytes, offset: int, pid: int) -> int:
-    """A perf event at an offset of a file, in the address space of one process alone.  pmu: the type of uprobes."""
-    name = ctypes.create_string_buffer(path)
-    attributes = bytearray(112)
-    struct.pack_into("=II", attributes, 0, pmu, len(attributes))
-    struct.pack_into("=QQ", attributes, 56, ctypes.addressof(name), offset)  # config1, config2
-    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-    number = _NUMBERS[platform.machine()][1]
-    cpu, group = ctypes.c_long(-1), ctypes.c_long(-1)
-    flags = ctypes.c_long(PERF_FLAG_FD_CLOEXEC)
-    return _call(number, ctypes.byref(buffer), ctypes.c_long(pid), cpu, group, flags)
-
-
 def private_mount(filesystem: str) -> int:
     """A directory descriptor on a fresh mount of ``filesystem`` that appears nowhere and goes with the descriptor."""
     context = _call(_FSOPEN, ctypes.c_char_p(filesystem.encode()), ctypes.c_long(1))

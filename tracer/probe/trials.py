@@ -23,7 +23,6 @@ from tracer.probe.probe import Probe, ProbeOptions
 from tracer.probe.programs import Compiled, MapShape, Program
 from tracer.probe.ring import Ring
 from tracer.probe.tracefs import MOUNTS, Tracefs, open_tracefs
-from tracer.probe.uprobes import Uprobes
 
 OK, INFO, MISSING, UNTRIED = "ok", "info", "missing", "untried"
 
@@ -71,17 +70,10 @@ def diagnose() -> Diagnosis:
     if obstacle:
         checks += [
             Check(name, UNTRIED, obstacle)
-            for name in (
-                "BPF maps",
-                "BPF ring buffer",
-                "raw tracepoints",
-                "task_pt_regs",
-                "fentry",
-                "uprobes",
-            )
+            for name in ("BPF maps", "BPF ring buffer", "raw tracepoints", "task_pt_regs", "fentry")
         ]
     else:
-        checks += [_maps(), _ring(), _raw_tracepoints(), _registers(), _fentry(), _uprobes()]
+        checks += [_maps(), _ring(), _raw_tracepoints(), _registers(), _fentry()]
     checks += [
         *_tracefs_and_syscalls(obstacle),
         _bcc(),
@@ -237,20 +229,6 @@ def _fentry() -> Check:
     except (OSError, ValueError, KeyError):
         return Check(name, INFO, "cannot be tried without BTF; not needed")
     return Check(name, INFO, "allowed; not needed")
-
-
-def _uprobes() -> Check:
-    """By the tracer's own program, on this process itself."""
-    name = "uprobes"
-    try:
-        options = build.Options(syscalls=False)
-        with loader.BpfObject.load(build.build(options), {}) as made:
-            probes = Uprobes(made, build.build_threads(options))
-            way = probes.way
-            probes.detach()
-    except ForktraceError as error:
-        return Check(name, INFO, f"no unjoined threads with --threads: {error.message}", error.help)
-    return Check(name, OK, f"see who joins threads (--threads), {way}")
 
 
 def _lockdown() -> Check:

@@ -45,7 +45,6 @@ def to_dict(trace: Trace) -> dict[str, Any]:
             {"count": late.count, "latency_s": asdict(late.latency), **_blame(late.stack)}
             for late in trace.late
         ],
-        "threads": [{**asdict(tally), **_blame(stack)} for stack, tally in trace.threads],
         "reconciliation": asdict(trace.reconciliation) if trace.reconciliation else None,
         "notes": list(trace.notes),
     }
@@ -67,7 +66,6 @@ def _leak(leak: Leak) -> dict[str, Any]:
         "waits": [
             {"target": site.target, "nohang": site.nohang, **_blame(site.stack)} for site in leak.waits
         ],
-        "held_bytes": leak.held_bytes,
     }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
-from tracer.report import threads
 from tracer.report.escape import visible
 from tracer.report.layout import (
     column_widths,
@@ -26,13 +25,11 @@ from tracer.report.wording import (
     KIND_OF_LEAK,
     KIND_OF_LIBRARY,
     MAX_NAME,
-    OF_THREADS,
     by_count,
     counted,
     exits_in_words,
     headline,
     identified,
-    in_bytes,
     parent_in_words,
     place_in,
     version_of,
@@ -81,7 +78,6 @@ def render(trace: Trace, console: Console) -> None:
         )
         for late in trace.late[:MAX_STACKS]:
             _late(page, late)
-    threads.section(page, trace)
     _limits(page, trace)
     _totals(page, trace)
     _reconciliation(page, trace)
@@ -123,25 +119,18 @@ def _leak(page: Page, number: int, leak: Leak) -> None:
     facts = [f"oldest {duration(leak.oldest_age_s)}", rate(leak.rate_per_min)]
     style = HEAD if leak.kind == "orphaned" else BAD
     page.line((f"{number}. {kind}", style), ", ".join(["", *filter(None, facts)]))
-    of_threads = leak.kind in OF_THREADS
-    _blame(page, leak.stack, "made by" if of_threads else "forked by")
+    _blame(page, leak.stack)
     shown = leak.parents if len(leak.parents) <= MAX_PARENTS else leak.parents[: MAX_PARENTS - 1]
     parents = [parent_in_words(parent) for parent in shown]
     if others := leak.parents[len(shown) :]:
         parents.append(f"{len(others):,} others: {sum(parent.count for parent in others):,}")
-    parent = "process" if of_threads else "parent"
+    page.labelled("parent" if len(parents) == 1 else "parents", parents, "; ")
     page.labelled(
-        parent if len(parents) == 1 else f"{parent}es" if of_threads else f"{parent}s", parents, "; "
+        "children", [f"{shorten(visible(name), 30)}: {count:,}" for name, count in by_count(leak.comms)]
     )
-    page.labelled(
-        "names" if of_threads else "children",
-        [f"{shorten(visible(name) or '?', 30)}: {count:,}" for name, count in by_count(leak.comms)],
-    )
-    if leak.held_bytes:
-        page.labelled("memory", [f"{in_bytes(leak.held_bytes)} mapped for their stacks"])
     page.labelled("ended by", exits_in_words(leak.exits))
     more = ["…"] if leak.count > len(leak.examples) else []
-    page.labelled("tids" if of_threads else "pids", [str(pid) for pid in leak.examples] + more)
+    page.labelled("pids", [str(pid) for pid in leak.examples] + more)
     _why(page, leak)
     _waits(page, leak)
     _stack(page, leak.stack)
@@ -158,11 +147,11 @@ def _waits(page: Page, leak: Leak) -> None:
         page.labelled("it waits for", [f"{how}{place}"])
 
 
-def _blame(page: Page, stack: Stack, label: str = "forked by") -> None:
+def _blame(page: Page, stack: Stack) -> None:
     library = stack.responsible
     if library is not None:
         kind = KIND_OF_LIBRARY.get(library.kind)
-        page.labelled(label, [identified(library) + (f", {kind}" if kind else "")], style=HEAD)
+        page.labelled("forked by", [identified(library) + (f", {kind}" if kind else "")], style=HEAD)
         if place := place_in(library, page.room, whole_path=True):
             page.labelled("", [place])
     names = list(dict.fromkeys(map(version_of, stack.chain)))  # C library start-up code would come again

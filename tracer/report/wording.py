@@ -26,10 +26,9 @@ KIND_OF_LEAK: Mapping[str, tuple[str, str]] = {
     "zombie": ("zombie", "zombies"),
     "orphaned": ("orphan", "orphans"),
     "running": ("running child", "running children"),
-    "thread": ("thread that only grows in number", "threads that only grow in number"),
+    "thread": ("thread", "threads"),
     "unjoined_thread": ("unjoined thread", "unjoined threads"),
 }
-OF_THREADS = ("thread", "unjoined_thread")  # kinds of leaks
 MAX_NAME = 60  # cells of one name in a sentence
 
 
@@ -81,11 +80,6 @@ def by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def in_bytes(number: int) -> str:
-    """8.0 MB: of 1,048,576 bytes each, as limits on memory are."""
-    return f"{number / (1 << 20):,.1f} MB"
-
-
 def parent_in_words(parent: Parent) -> str:
     """4711 leaky (7 in its namespace): 26, has ended"""
     if not parent.pid:
@@ -98,10 +92,6 @@ def parent_in_words(parent: Parent) -> str:
 def headline(trace: Trace) -> str:
     """The verdict: one sentence that a person can act on."""
     sentence = _zombies(trace) or _other_leaks(trace) or _clean(trace)
-    for kind in OF_THREADS:
-        count = sum(leak.count for leak in trace.leaks if leak.kind == kind)
-        if count and KIND_OF_LEAK[kind][count > 1] not in sentence:
-            sentence += f"; {counted(count, *KIND_OF_LEAK[kind])}"
     if trace.totals.failed_forks:
         errnos = ", ".join(sorted({visible(failed.errno) for failed in trace.failed_forks}))
         sentence += f"; {counted(trace.totals.failed_forks, 'fork')} failed" + (
@@ -129,8 +119,7 @@ def _other_leaks(trace: Trace) -> str:
         if leaks:
             count = sum(leak.count for leak in leaks)
             what = counted(count, *KIND_OF_LEAK[kind])
-            who = _culprit(leaks, count, "made" if kind in OF_THREADS else "forked")
-            return f"{what}, {who}; {', '.join(_age_and_rate(leaks))}"
+            return f"{what}, {_culprit(leaks, count)}; {', '.join(_age_and_rate(leaks))}"
     return ""
 
 
@@ -140,8 +129,8 @@ def _age_and_rate(leaks: Iterable[Leak]) -> Iterable[str]:
         yield pace
 
 
-def _culprit(leaks: list[Leak], count: int, verb: str = "forked") -> str:
-    """Who forked (or made) them: "all" only where that is so."""
+def _culprit(leaks: list[Leak], count: int) -> str:
+    """Who forked them: "all" only where that is so."""
     shares: Counter[tuple[str, str, str | None]] = Counter()
     blamed: dict[tuple[str, str, str | None], list[Library]] = {}
     for leak in leaks:
@@ -159,7 +148,7 @@ def _culprit(leaks: list[Leak], count: int, verb: str = "forked") -> str:
     key, share = shares.most_common(1)[0]
     places = {place_in(library) for library in blamed[key]}
     place = f" (in {len(places)} places)" if len(places) > 1 else f" ({place_in(blamed[key][0])})"
-    culprit = f"{_part(share, count)} {verb} by {version_of(blamed[key][0])}{place.replace(' ()', '')}"
+    culprit = f"{_part(share, count)} forked by {version_of(blamed[key][0])}{place.replace(' ()', '')}"
     return f"{culprit}, {before:,} before the trace began".lstrip() if before else culprit.lstrip()
 
 

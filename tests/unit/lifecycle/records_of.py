@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tracer.lifecycle.graph import Graph, Seen
 from tracer.lifecycle.task import NS_PER_TICK, Task, pid_of, task_id
-from tracer.records import EVENT, EXIT_AUTOREAP, JOIN_FOREVER, EventType, RawEvent
+from tracer.records import EVENT, EXIT_AUTOREAP, EventType, RawEvent
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -108,37 +108,11 @@ class Records:
     def release(self, task: int, parent: int = TARGET) -> Records:
         return self._add(EventType.RELEASE, task, parent=parent, tid=pid_of(task))
 
-    def thread(
-        self,
-        task: int = TARGET,
-        tid: int = 0,
-        *,
-        new: int = 0,
-        handle: int = 0,
-        flags: int = 0,
-        stack: int = 0,
-    ) -> Records:
-        """new: the thread's own tid; handle: its pthread_t."""
-        return self._add(
-            EventType.THREAD,
-            task,
-            tid=tid or pid_of(task),
-            value=new,
-            parent=handle,
-            flags=flags,
-            stack=stack,
-        )
+    def thread(self, task: int = TARGET, tid: int = 0) -> Records:
+        return self._add(EventType.THREAD, task, tid=tid or pid_of(task))
 
-    def thread_exit(
-        self, task: int = TARGET, *, tid: int = 0, flags: int = 0, comm: bytes = b"worker"
-    ) -> Records:
-        return self._add(EventType.THREAD_EXIT, task, tid=tid or pid_of(task), flags=flags, comm=comm)
-
-    def join(self, handle: int, until_ns: int = JOIN_FOREVER, *, task: int = TARGET) -> Records:
-        return self._add(EventType.JOIN, task, parent=handle, forker=until_ns, tid=pid_of(task))
-
-    def detach(self, handle: int, *, task: int = TARGET) -> Records:
-        return self._add(EventType.DETACH, task, parent=handle, tid=pid_of(task))
+    def thread_exit(self, task: int = TARGET) -> Records:
+        return self._add(EventType.THREAD_EXIT, task, tid=pid_of(task))
 
     def fail(
         self, errno: int, *, task: int = TARGET, flags: int = 0, stack: int = 1, tid: int = 0

@@ -161,7 +161,7 @@ def one(stack: Stack = traces.FOO_STACK, count: int = 1, **totals: int) -> Trace
         ),
         (
             traces.trace(leaks=(traces.leak(kind="unjoined_thread", count=2),)),
-            "2 unjoined threads, all made by libfoo.so.1 1.2 (foo.c:42, spawn_helper); "
+            "2 unjoined threads, all forked by libfoo.so.1 1.2 (foo.c:42, spawn_helper); "
             "oldest 4m12s, 24.0 an hour",
         ),
     ],

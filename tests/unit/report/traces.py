@@ -17,7 +17,6 @@ from tracer.trace import (
     Stack,
     Tally,
     Target,
-    ThreadTally,
     Totals,
     Trace,
     Verdict,
@@ -259,44 +258,6 @@ FAILED = trace(
     shares=(Share(LIBFOO, 26, 0), Share(None, 2, 1)),
 )
 
-WORKER = Stack(
-    4, (Frame("clone3", None, None, LIBC.file, library=LIBC, offset=0x1), SPAWN, MAIN), None, LIBFOO, LIBFOO
-)
-THREADS = trace(
-    totals=Totals(forks=2, threads=140, exits=2, waited=2, threads_running=52, threads_unjoined=33),
-    leaks=(
-        leak(
-            WORKER,
-            40,
-            "thread",
-            comms={"worker": 38, "": 2},
-            exits={},
-            verdict=Verdict("only_grows", {"threads_made": 41}, "end them when their work is done"),
-        ),
-        leak(
-            replace(BAR_STACK, cut=None),
-            30,
-            "unjoined_thread",
-            parents=(Parent(4711, "leaky", 28, True), Parent(4800, "child", 2, False)),
-            comms={"fetch": 30},
-            exits={},
-            held_bytes=30 * ((8 << 20) + 4096),
-            verdict=Verdict(
-                "never_joined", {"threads_made": 30, "threads_ended": 30}, "call pthread_join for each"
-            ),
-        ),
-    ),
-    threads=(
-        (WORKER, ThreadTally(made=41, alive=40, unjoined=0, grown=21, oldest_age_s=252.0)),
-        (NO_STACK, ThreadTally(made=12, alive=12, unjoined=None, grown=0, oldest_age_s=290.0)),
-        (
-            replace(BAR_STACK, cut=None),
-            ThreadTally(made=1087, alive=0, unjoined=33, grown=0, oldest_age_s=None),
-        ),
-    ),
-    notes=("threads of service: it is a Go program",),
-)
-
 ALL = {
     "empty": EMPTY,
     "clean": CLEAN,
@@ -306,5 +267,4 @@ ALL = {
     "incomplete": INCOMPLETE,
     "hostile": HOSTILE,
     "failed_forks": FAILED,
-    "threads": THREADS,
 }

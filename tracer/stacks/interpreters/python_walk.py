@@ -24,8 +24,11 @@ def walk(memory: Memory, layout: Layout, runtime: int, code_type: int, thread: i
     frames: list[tuple[CodeRecord, int, int]] = []
     found = False
     try:
-        for frame in _innermost(memory, layout, runtime, thread):
+        for state in _states(memory, layout, runtime, thread):
             found = True
+            frame = memory.word(state + layout["THREAD_FRAME"])
+            if layout["CFRAME_FRAME"]:
+                frame = memory.word(frame + layout["CFRAME_FRAME"] - 1)
             if not _take(memory, layout, code_type, frame, frames):
                 return Walked(tuple(frames), Walk.TOO_DEEP)
     except Unreadable:
@@ -35,11 +38,8 @@ def walk(memory: Memory, layout: Layout, runtime: int, code_type: int, thread: i
     return Walked(tuple(frames), Walk.DONE if found else Walk.NO_THREAD)
 
 
-def _innermost(memory: Memory, layout: Layout, runtime: int, thread: int) -> Iterator[int]:
-    """The innermost frame of a thread in each interpreter, 0 for none.  The first interpreter is the youngest.
-
-    A state without frames may be one that the thread made for another, which is about to run: the thread's own follows.
-    """
+def _states(memory: Memory, layout: Layout, runtime: int, thread: int) -> Iterator[int]:
+    """The PyThreadStates of a thread, one an interpreter at most.  The first interpreter is the youngest."""
     interp = memory.word(runtime + layout["RUNTIME_INTERPRETERS"])
     looked = 0
     while interp and looked < MAX_THREADS:
@@ -47,12 +47,8 @@ def _innermost(memory: Memory, layout: Layout, runtime: int, thread: int) -> Ite
         while state and looked < MAX_THREADS:
             looked += 1
             if memory.word(state + layout["THREAD_ID"]) == thread:
-                frame = memory.word(state + layout["THREAD_FRAME"])
-                if layout["CFRAME_FRAME"]:
-                    frame = memory.word(frame + layout["CFRAME_FRAME"] - 1)
-                yield frame
-                if frame:
-                    break
+                yield state
+                break
             state = memory.word(state + layout["THREAD_NEXT"])
         looked += 1
         interp = memory.word(interp + layout["INTERP_NEXT"])
