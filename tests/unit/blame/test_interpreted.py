@@ -21,7 +21,7 @@ PYTHON = "/usr/local/bin/python3.12"
 STDLIB = "/usr/local/lib/python3.12"
 RUBY = "/usr/local/lib/libruby.so.3.3.1"
 GEMS = "/usr/local/bundle/gems"
-NODE = "/root/.nvm/versions/node/v20.11.1/bin/node"
+NODE = "/opt/node/v20.11.1/bin/node"
 MODULES = "/srv/web/node_modules"
 NATIVE = (
     LIBC,

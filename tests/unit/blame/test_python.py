@@ -128,7 +128,7 @@ def test_an_egg_that_is_no_archive(tmp_path: Path) -> None:
 
 def test_editable_installs_are_known_once_the_environment_was_seen(tmp_path: Path) -> None:
     url = {"url": "file:///home/u/my%20proj", "dir_info": {"editable": True}}
-    finder = "MAPPING: dict[str, str] = {'finder': '/work/finder/src/finder'}\nNAMESPACES = {}\n"
+    finder = "MAPPING: dict[str, str] = {'finder': '/project/finder/src/finder'}\nNAMESPACES = {}\n"
     make_texts(
         tmp_path,
         distribution_files("proj", "0.1.dev1"),
@@ -137,7 +137,7 @@ def test_editable_installs_are_known_once_the_environment_was_seen(tmp_path: Pat
         {f"{SITE}/copied-1.dist-info/direct_url.json": json.dumps({"url": "file:///src", "dir_info": {}})},
         {f"{SITE}/linked-thing.egg-link": "/src/linked\n."},
         {"/src/linked/linked_thing.egg-info/PKG-INFO": "Name: linked-thing\nVersion: 7\n"},
-        {f"{SITE}/__editable__.by_path-3.1.pth": "/work/by_path/src\n"},
+        {f"{SITE}/__editable__.by_path-3.1.pth": "/project/by_path/src\n"},
         {f"{SITE}/__editable___finder_4_0_finder.py": finder},
         {"/srv/own/.venv/lib/python3.11/site-packages/own-5.dist-info/METADATA": "Name: own\nVersion: 5\n"},
         {
@@ -153,8 +153,8 @@ def test_editable_installs_are_known_once_the_environment_was_seen(tmp_path: Pat
     for path, expected in {
         "/home/u/my proj/src/proj/x.py": ("proj", "0.1.dev1"),
         "/src/linked/linked/y.py": ("linked-thing", "7"),
-        "/work/by_path/src/m.py": ("by_path", "3.1"),
-        "/work/finder/src/finder/m.py": ("finder", "4.0"),
+        "/project/by_path/src/m.py": ("by_path", "3.1"),
+        "/project/finder/src/finder/m.py": ("finder", "4.0"),
         "/srv/own/own/main.py": ("own", "5"),  # its environment lies beside it
     }.items():
         assert library(python.owner(path)) == ("python", *expected), path
